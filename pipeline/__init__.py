@@ -1,0 +1,1 @@
+"""Bytes on disk -> an augmented, normalised, channels-last batch.  Knows no network."""

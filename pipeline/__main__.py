@@ -1,0 +1,129 @@
+"""python -m pipeline pack | synth | verify | check-submission: jobs on the data set itself."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from pipeline.dataset import PatchTable, open_dataset
+from pipeline.errors import UserError
+from pipeline.open import open_source
+from pipeline.settings import InputSettings
+from pipeline.submission import check_submission
+from pipeline.synthetic import write_dataset
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Decode every patch once into one file per split, which then loads at memory speed."""
+
+    data_dir: Path
+    """Kaggle's folder or Kaggle's .zip; it is only read."""
+    out: Path = Path("cache")
+    """Folder for the packed files: what train.py and predict.py take as --cache-dir."""
+    workers: int = 0
+    """Threads; 0 takes every core."""
+    verify_ids: bool = False
+    """Also check that each id is the SHA-1 of its pixels, as in Kaggle's data."""
+
+    def run(self) -> None:
+        for table in _tables(self.data_dir):
+            open_source(
+                table, InputSettings(source="packed", workers=self.workers), device="cpu", cache_dir=self.out,
+                verify_ids=self.verify_ids,
+            )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Check that each id is the SHA-1 of its patch's pixels, as in Kaggle's data: proves a whole download."""
+
+    data_dir: Path
+    """Kaggle's folder or Kaggle's .zip; it is only read."""
+    cache_dir: Path = Path("cache")
+    """Where packed files lie; a .zip is packed there first."""
+    workers: int = 0
+    """Threads; 0 takes every core."""
+
+    def run(self) -> None:
+        for table in _tables(self.data_dir):
+            settings = InputSettings(workers=self.workers)
+            open_source(table, settings, device="cpu", cache_dir=self.cache_dir, verify_ids=True)
+            print(f"{table.split}: all {len(table):,} ids are the SHA-1 of their pixels")
+
+
+@dataclass(frozen=True)
+class Synth:
+    """Write a SYNTHETIC data set of H&E-like patches in Kaggle's exact layout."""
+
+    out: Path
+    """Folder to write; new or empty."""
+    train: int = 4000
+    """Labelled patches."""
+    test: int = 500
+    """Unlabelled patches, from slides that train/ has not."""
+    size: int = 96
+    """Pixels a side."""
+    seed: int = 0
+    """Same seed, same bytes."""
+
+    def run(self) -> None:
+        write_dataset(self.out, train=self.train, test=self.test, size=self.size, seed=self.seed)
+        print(f"{self.out}: {self.train:,} training and {self.test:,} test patches [SYNTHETIC]")
+
+
+@dataclass(frozen=True)
+class CheckSubmission:
+    """Check a submission.csv made anywhere: every test id once, in order, with a probability or label."""
+
+    file: tyro.conf.Positional[Path]
+    """The submission."""
+    data_dir: Path
+    """Kaggle's folder or Kaggle's .zip."""
+
+    def run(self) -> None:
+        dataset = open_dataset(self.data_dir)
+        expected = dataset.sample_ids or dataset.require_test().ids.tolist()
+        try:
+            text = self.file.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.file}: cannot be read: {error}") from error
+        for warning in check_submission(text, expected, where=str(self.file)):
+            print(f"warning: {warning}", file=sys.stderr)
+        print(f"{self.file}: valid, {len(expected):,} predictions")
+
+
+Command = (
+    Annotated[Pack, tyro.conf.subcommand("pack")]
+    | Annotated[Synth, tyro.conf.subcommand("synth")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[CheckSubmission, tyro.conf.subcommand("check-submission")]
+)
+
+
+def _tables(data_dir: Path) -> list[PatchTable]:
+    dataset = open_dataset(data_dir)
+    tables = [table for table in (dataset.train, dataset.test) if table is not None]
+    for table in tables:
+        print(table.describe())
+    return tables
+
+
+def main() -> int:
+    """Entry point; returns the exit status."""
+    command = tyro.cli(tyro.conf.OmitSubcommandPrefixes[Command], prog="python -m pipeline", description=__doc__)
+    try:
+        command.run()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing half-made was left", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

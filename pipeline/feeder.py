@@ -1,0 +1,109 @@
+"""Threads that read batches ahead, so that the DALI graph is only ever handed one that is ready.
+
+A DALI callback that reads for itself blocks the thread that trains: a 50 ms read would make every step wait 51 ms.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.sources import CHANNELS, PixelSource, ResidentSource, TiffSource
+
+
+@dataclass(frozen=True)
+class Job:
+    """One batch to read."""
+
+    samples: np.ndarray
+    """[B] int64: which samples of the loader, for the plan."""
+    rows: np.ndarray
+    """[B] int64: which rows of the source."""
+
+
+class Feeder:
+    """Delivers batches of a source in the order of its jobs, reading ``prefetch`` of them ahead.
+
+    A batch is split into chunks that all threads read at once, so that the next batch is ready as early as possible.
+    """
+
+    def __init__(
+        self, source: PixelSource | TiffSource | ResidentSource, *, batch_size: int, threads: int, prefetch: int,
+        chunk: int, pinned: bool,
+    ) -> None:  # fmt: skip
+        self._source, self._prefetch, self._chunk = source, prefetch, chunk
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="feeder")
+        self._jobs: Iterator[Job] = iter(())
+        self._reading: deque[tuple[Job, Any, list[Future]]] = deque()
+        self._ring: list[np.ndarray] = []
+        if not isinstance(source, TiffSource | ResidentSource):
+            shape = (batch_size, source.height, source.width, CHANNELS)
+            # One more than are read ahead: the batch last handed out is valid until the next one is asked for.
+            self._ring = [
+                torch.empty(shape, dtype=torch.uint8, pin_memory=pinned).numpy() for _ in range(prefetch + 1)
+            ]
+        self._next_slot = 0
+
+    def start(self, jobs: Iterable[Job]) -> None:
+        """Drop what was being read and begin with these jobs."""
+        self.stop()
+        self._jobs = iter(jobs)
+        self._read_ahead()
+
+    def next(self) -> tuple[Job, Any]:
+        """The next batch: (job, patches). Waits for it if need be.
+
+        Patches are [B, H, W, 3] uint8, valid until the next call; or a list of B arrays of file bytes for a
+        TiffSource. Raises StopIteration after the last job, and what reading raised.
+        """
+        if not self._reading:
+            raise StopIteration
+        job, slot, chunks = self._reading.popleft()
+        parts = [chunk.result() for chunk in chunks]
+        self._read_ahead()
+        if isinstance(self._source, ResidentSource):
+            return job, self._source.take(job.rows)
+        if isinstance(self._source, TiffSource):
+            return job, [file for part in parts for file in part]
+        return job, slot[: len(job.rows)]
+
+    def stop(self) -> None:
+        """Drop what was being read; returns once no thread writes to the ring any more."""
+        self._jobs = iter(())
+        for _, _, chunks in self._reading:
+            for chunk in chunks:
+                chunk.cancel()
+        for _, _, chunks in self._reading:
+            for chunk in chunks:
+                if not chunk.cancelled():
+                    chunk.exception()
+        self._reading.clear()
+
+    def close(self) -> None:
+        """Stop, and end the threads."""
+        self.stop()
+        self._pool.shutdown()
+
+    def _read_ahead(self) -> None:
+        while len(self._reading) < self._prefetch:
+            job = next(self._jobs, None)
+            if job is None:
+                return
+            slot = None
+            if self._ring:
+                slot = self._ring[self._next_slot]
+                self._next_slot = (self._next_slot + 1) % len(self._ring)
+            self._reading.append((job, slot, self._submit(job, slot)))
+
+    def _submit(self, job: Job, slot: np.ndarray | None) -> list[Future]:
+        if isinstance(self._source, ResidentSource):
+            return []
+        pieces = [slice(start, start + self._chunk) for start in range(0, len(job.rows), self._chunk)]
+        if isinstance(self._source, TiffSource):
+            return [self._pool.submit(self._source.read_files, job.rows[piece]) for piece in pieces]
+        patches = slot[: len(job.rows)]
+        return [self._pool.submit(self._source.read_into, job.rows[piece], patches[piece]) for piece in pieces]

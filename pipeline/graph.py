@@ -1,0 +1,188 @@
+"""The DALI graph: decode -> augment -> normalise. One builder for every source, on the CPU and on a GPU.
+
+The graph draws nothing at random: it is a pure function of the pixels and of the parameters that
+``pipeline.plan`` has drawn, which arrive with each batch. It ends in NHWC, which torch sees as channels-last.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import math as dali_math
+from nvidia.dali.pipeline import Pipeline
+
+from pipeline.plan import EpochPlan
+from pipeline.settings import AugmentSettings, Normalisation
+
+# One uint8 step of optical density: log((255 + 1) / (v + 1)) stays finite at black.
+_DENSITY = np.log(256 / (np.arange(256) + 1)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class GraphSettings:
+    """What the graph does and where."""
+
+    augment: AugmentSettings
+    """Which augmentations are built in; their parameters come with each batch."""
+    normalisation: Normalisation | None
+    """None ends in the augmented uint8 pixels."""
+    encoded: bool
+    """Input is the bytes of image files rather than pixels."""
+    resident: bool
+    """Input already lies in GPU memory."""
+    height: int
+    width: int
+    device_id: int | None
+    """CUDA device, or None for the CPU."""
+    threads: int
+    """DALI's worker threads."""
+    queue_depth: int
+    """Batches in flight."""
+    batch_size: int
+    """Largest batch, patches."""
+    half: bool = False
+    """End in float16 rather than float32: for GPUs, where it halves the traffic (on a CPU it is slower)."""
+
+
+def plan_inputs(augment: AugmentSettings, normalisation: Normalisation | None) -> list[str]:
+    """Names of the EpochPlan fields that the graph built from these settings takes, in order."""
+    fields = []
+    if augment.dihedral:
+        fields.append("view")
+    if augment.affine:
+        fields.append("affine")
+    if augment.stain:
+        fields.append("stain")
+    if augment.colour and normalisation:
+        fields.append("colour")
+    return fields
+
+
+def plan_rows(plan: EpochPlan, fields: list[str], samples: np.ndarray) -> list[np.ndarray]:
+    """The plan's parameters for these samples, one array [len(samples), ...] for each field."""
+    return [getattr(plan, field)[samples] for field in fields]
+
+
+def build_graph(settings: GraphSettings, next_batch: Callable[[], tuple[Any, ...]]) -> Pipeline:
+    """Build the DALI pipeline.
+
+    Args:
+        settings: what to build.
+        next_batch: called on the thread that runs the pipeline; returns (patches, [labels, *parameters]):
+            patches [B, H, W, 3] uint8, or a list of B uint8 byte arrays if ``settings.encoded``; labels [B, 1]
+            float32; one array per name of ``plan_inputs``. Raises StopIteration at the end of an epoch. It may
+            reuse its arrays once it is called again: DALI has copied them by then.
+
+    Returns:
+        A pipeline whose run() gives (x [B, H, W, 3], y [B, 1] float32): x uint8, float32 or float16.
+    """
+    fields = plan_inputs(settings.augment, settings.normalisation)
+    feed = _Feed(next_batch)
+    pipeline = _graph(
+        settings,
+        feed,
+        fields,
+        batch_size=settings.batch_size,
+        num_threads=settings.threads,
+        device_id=settings.device_id,
+        prefetch_queue_depth=settings.queue_depth,
+    )
+    pipeline.build()
+    return pipeline
+
+
+class _Feed:
+    """Serves one batch to DALI's two external sources: the patches may lie on a GPU, the parameters never do.
+
+    DALI asks each source once an iteration, in an order of its own, and also asks the second one after the first
+    has raised StopIteration.
+    """
+
+    def __init__(self, next_batch: Callable[[], tuple[Any, list[np.ndarray]]]) -> None:
+        self._next_batch = next_batch
+        self._waiting: dict[int, Any] = {}
+
+    def patches(self) -> Any:
+        return self._take(mine=0, other=1)
+
+    def parameters(self) -> list[np.ndarray]:
+        return self._take(mine=1, other=0)
+
+    def _take(self, mine: int, other: int) -> Any:
+        if mine not in self._waiting:
+            try:
+                batch = self._next_batch()
+            except StopIteration:
+                self._waiting[other] = None
+                raise
+            self._waiting[other] = batch[other]
+            return batch[mine]
+        part = self._waiting.pop(mine)
+        if part is None:
+            raise StopIteration
+        return part
+
+
+# exec_dynamic: outputs are freed when the last torch view of them goes, so a batch that is kept stays valid.
+@pipeline_def(enable_conditionals=True, exec_dynamic=True)
+def _graph(settings: GraphSettings, feed: _Feed, fields: list[str]):
+    patches = fn.external_source(
+        source=feed.patches,
+        dtype=types.UINT8,
+        ndim=1 if settings.encoded else 3,
+        layout="" if settings.encoded else "HWC",
+        device="gpu" if settings.resident else "cpu",
+    )
+    label, *parameters = fn.external_source(
+        source=feed.parameters,
+        num_outputs=1 + len(fields),
+        dtype=[types.FLOAT] + [types.INT32 if field == "view" else types.FLOAT for field in fields],
+        ndim=[1] + [1 if field == "view" else 2 for field in fields],
+    )
+    drawn = dict(zip(fields, parameters))  # noqa: B905  (DALI rewrites this function; its zip has no strict)
+    on_gpu = settings.device_id is not None
+    if settings.encoded:
+        patches = fn.decoders.image(patches, device="mixed" if on_gpu else "cpu", output_type=types.RGB)
+    elif on_gpu and not settings.resident:
+        patches = patches.gpu()
+    if "view" in drawn:
+        patches = _dihedral(patches, drawn["view"])
+    if "affine" in drawn:
+        patches = fn.warp_affine(patches, matrix=drawn["affine"])
+    if "stain" in drawn:
+        patches = _stain(patches, drawn["stain"])
+    if settings.normalisation is not None:
+        patches = _normalise(patches, drawn.get("colour"), settings)
+    return patches, label.gpu() if on_gpu else label
+
+
+def _dihedral(patches, view):
+    """One of the eight flips and quarter turns, exactly: flips, then a transpose for half of the patches."""
+    patches = fn.flip(patches, horizontal=view[0], vertical=view[1])
+    if view[2]:
+        patches = fn.transpose(patches, perm=[1, 0, 2], transpose_layout=False)
+    else:
+        patches = patches  # noqa: PLW0127  (DALI's conditionals want both branches to assign)
+    return patches
+
+
+def _stain(patches, matrix):
+    """Stain jitter: linear in optical density, hence a table, a matrix and an exponential."""
+    density = fn.lookup_table(patches, keys=list(range(256)), values=_DENSITY.tolist(), dtype=types.FLOAT)
+    density = fn.coord_transform(density, MT=matrix)
+    return fn.cast_like(dali_math.clamp(256 * dali_math.exp(-density) - 0.5, 0, 255), patches)
+
+
+def _normalise(patches, colour, settings: GraphSettings):
+    dtype = types.FLOAT16 if settings.half else types.FLOAT
+    if colour is not None:
+        return fn.coord_transform(patches, MT=colour, dtype=dtype)
+    return fn.crop_mirror_normalize(
+        patches,
+        mean=[255 * value for value in settings.normalisation.mean],
+        std=[255 * value for value in settings.normalisation.std],
+        output_layout="HWC",
+        dtype=dtype,
+    )

@@ -1,0 +1,218 @@
+"""Pack a split once: image files or Kaggle's .zip -> one uint8 file that loads at memory speed."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import threading
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.dataset import PatchTable
+from pipeline.decode import Decoder
+from pipeline.errors import UserError
+from pipeline.files import sync_folder
+from pipeline.layouts import check_image
+from pipeline.packfile import CHANNELS, HEADER_BYTES, PackFile, PackHeader, encode_header, encode_index
+from pipeline.tiff import LayoutChecker, StripLayout, TiffError
+
+_ROWS_A_TASK = 128
+_SHOWN = 20
+SUFFIX = ".packed"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Result of packing a few rows."""
+
+    rows: range
+    crc32: np.ndarray
+    bad: dict[int, str]
+
+
+def pack_path(cache_dir: str | Path, table: PatchTable, fingerprint: str) -> Path:
+    """Where a split's packed file lies. The name holds the fingerprint: a changed data set gets a file of its own."""
+    return Path(cache_dir) / f"{table.split}-{fingerprint[:16]}{SUFFIX}"
+
+
+def find_pack(path: Path, table: PatchTable, fingerprint: str) -> PackFile | None:
+    """The packed file if it stands and belongs to the table; None if there is none.
+
+    Raises:
+        UserError: there is one, but it is damaged or belongs to other data.
+    """
+    if not path.exists():
+        return None
+    pack = PackFile(path)
+    if pack.header.fingerprint != fingerprint or pack.ids != table.ids.tolist():
+        raise UserError(f"{path}: was packed from other files than those of {table.store.name(0)}; delete it")
+    return pack
+
+
+def make_pack(
+    table: PatchTable, path: Path, fingerprint: str, *, threads: int, verify_ids: bool = False, progress: bool = True
+) -> PackFile:  # fmt: skip
+    """Pack a split into ``path``, or find that another process has done so meanwhile.
+
+    Whole or not at all: pixels, index and header go to a temporary file beside it, which is synced and then
+    renamed. A lock keeps a second process waiting instead of doing the same work.
+
+    Args:
+        table: the split to pack.
+        path: the packed file; its folder is made.
+        fingerprint: of ``table.store``.
+        threads: reading and inflating threads.
+        verify_ids: also check sha1(pixels) == id.
+        progress: whether to show a progress bar (on a terminal only).
+
+    Raises:
+        UserError: an image is bad (all bad ones are listed), or the disk is full or read-only.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path.with_suffix(".lock")):
+            pack = find_pack(path, table, fingerprint)
+            if pack is None or (verify_ids and not pack.header.ids_verified):
+                _pack(table, path, fingerprint, threads, verify_ids, progress)
+                pack = PackFile(path)
+            return pack
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written: {error.strerror or error}; it needs {_claim(table) / 1e9:.1f} GB; "
+            f"name another folder with --cache-dir"
+        ) from error
+
+
+def _claim(table: PatchTable) -> int:
+    """Roughly how many bytes the packed file takes."""
+    return HEADER_BYTES + len(table) * len(table.store.read(0))
+
+
+@contextlib.contextmanager
+def _locked(path: Path):
+    """Hold an exclusive lock; where the file system has none, the rename alone keeps the file whole."""
+    with path.open("a") as file:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _pack(
+    table: PatchTable, path: Path, fingerprint: str, threads: int, verify_ids: bool, progress: bool
+) -> None:  # fmt: skip
+    for leftover in path.parent.glob(f"{path.name}.tmp-*"):  # of a process that was killed; we hold the lock
+        leftover.unlink()
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    try:
+        packer = _Packer(table, descriptor, verify_ids)
+        with contextlib.suppress(AttributeError):  # no posix_fallocate on macOS
+            os.posix_fallocate(descriptor, 0, HEADER_BYTES + len(table) * packer.patch_bytes)
+        crc32 = _run(packer, table, threads, progress)
+        index = encode_index(crc32, table.ids.tolist())
+        header = PackHeader(
+            split=table.split, count=len(table), height=packer.height, width=packer.width, fingerprint=fingerprint,
+            index_bytes=len(index), index_crc32=zlib.crc32(index), ids_verified=verify_ids,
+        )  # fmt: skip
+        write_at(descriptor, index, header.index_offset)
+        write_at(descriptor, encode_header(header), 0)
+        os.fsync(descriptor)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        os.close(descriptor)
+        temporary.unlink(missing_ok=True)
+
+
+def _run(packer: "_Packer", table: PatchTable, threads: int, progress: bool) -> np.ndarray:
+    crc32 = np.zeros(len(table), np.uint32)
+    bad: dict[int, str] = {}
+    tasks = [range(start, min(start + _ROWS_A_TASK, len(table))) for start in range(0, len(table), _ROWS_A_TASK)]
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        tqdm(total=len(table), desc=f"packing {table.split}", unit="patch", leave=False,
+             disable=None if progress else True) as bar,
+    ):  # fmt: skip
+        try:
+            for part in pool.map(packer.pack_rows, tasks):
+                crc32[part.rows] = part.crc32
+                bad |= part.bad
+                bar.update(len(part.rows))
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    if bad:
+        shown = "\n  ".join(bad[row] for row in sorted(bad)[:_SHOWN])
+        more = f"\n  … and {len(bad) - _SHOWN:,} more" if len(bad) > _SHOWN else ""
+        raise UserError(f"{len(bad):,} of {len(table):,} image files cannot be used:\n  {shown}{more}")
+    return crc32
+
+
+class _Packer:
+    """Packs rows into an open file; called by several threads."""
+
+    def __init__(self, table: PatchTable, descriptor: int, verify_ids: bool) -> None:
+        self._table, self._descriptor, self._verify_ids = table, descriptor, verify_ids
+        self._checker = LayoutChecker()
+        # The first good file sets the size that the others must have.
+        for row in range(len(table)):
+            with contextlib.suppress(UserError):
+                first = check_image(table.store.read(row), self._checker)
+                self.height, self.width = first.height, first.width
+                break
+        else:
+            check_image(table.store.read(0), self._checker)  # not one is good: the first complaint stands for all
+        self.patch_bytes = self.height * self.width * CHANNELS
+        self._decoder = Decoder(self.height, self.width, batch_size=_ROWS_A_TASK, threads=1)
+        self._decoding = threading.Lock()
+
+    def pack_rows(self, rows: range) -> _Part:
+        pixels = np.empty((len(rows), self.height, self.width, CHANNELS), np.uint8)
+        bad: dict[int, str] = {}
+        encoded: dict[int, np.ndarray] = {}
+        for place, row in enumerate(rows):
+            try:
+                data = self._table.store.read(row)
+                layout = check_image(data, self._checker)
+                if (layout.height, layout.width) != (self.height, self.width):
+                    raise TiffError(
+                        f"expected {self.width} x {self.height} pixels like the first, "
+                        f"found {layout.width} x {layout.height}"
+                    )
+            except TiffError as error:
+                bad[row] = f"{self._table.store.name(row)}: {error}"
+                continue
+            except UserError as error:
+                bad[row] = str(error)
+                continue
+            if isinstance(layout, StripLayout):
+                strip = np.frombuffer(data, np.uint8, self.patch_bytes, layout.offset)
+                pixels[place] = strip.reshape(self.height, self.width, CHANNELS)
+            else:
+                encoded[place] = np.frombuffer(data, np.uint8)
+        if encoded:
+            with self._decoding:
+                pixels[list(encoded)] = self._decoder.decode(list(encoded.values()))
+        if self._verify_ids:
+            self._check_ids(rows, pixels, bad)
+        write_at(self._descriptor, pixels, HEADER_BYTES + rows.start * self.patch_bytes)
+        return _Part(rows, np.array([zlib.crc32(patch) for patch in pixels], np.uint32), bad)
+
+    def _check_ids(self, rows: range, pixels: np.ndarray, bad: dict[int, str]) -> None:
+        for row, patch in zip(rows, pixels, strict=True):
+            found = hashlib.sha1(patch).hexdigest()
+            if row not in bad and found != self._table.ids[row]:
+                bad[row] = f"{self._table.store.name(row)}: expected pixels whose SHA-1 is the id, found SHA-1 {found}"
+
+
+def write_at(descriptor: int, data: bytes | np.ndarray, offset: int) -> None:
+    """Write all of ``data`` at ``offset``; os.pwrite alone may write less."""
+    view = memoryview(data).cast("B")
+    while view:
+        written = os.pwrite(descriptor, view, offset)
+        view, offset = view[written:], offset + written

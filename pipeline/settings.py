@@ -1,0 +1,162 @@
+"""Settings of the input path, and the one rule that says which of several given values wins."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+
+SOURCES = ("auto", "tiff", "strip", "packed", "resident")
+TUNED_FILE = "tuned.json"
+TUNED_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Per-channel mean and standard deviation of RGB in [0, 1]; a pixel becomes (pixel / 255 - mean) / std."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+# Measured over Kaggle's 220,025 training patches.
+KAGGLE_NORMALISATION = Normalisation(
+    mean=(0.70244707, 0.54624322, 0.69645334), std=(0.23889325, 0.28209431, 0.21625058)
+)
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """How far a training patch may be changed. Every range is symmetric: a value v means [-v, +v]."""
+
+    dihedral: bool = False
+    """Show the eight flips and quarter turns of a patch, each once in eight epochs. Exact: no interpolation."""
+    brightness: float = 0.0
+    """Relative change of brightness: pixels times 1 +- this."""
+    contrast: float = 0.0
+    """Relative change of contrast about the data set's mean colour."""
+    saturation: float = 0.0
+    """Relative change of saturation: 0 keeps the colour, -1 would give gray."""
+    hue_deg: float = 0.0
+    """Rotation of the hue, degrees."""
+    scale: float = 0.0
+    """Relative change of size about the centre."""
+    shift_px: float = 0.0
+    """Shift along each axis, pixels. Keep it small: the label belongs to the centre."""
+    rotate_deg: float = 0.0
+    """Rotation about the centre, degrees, beside the exact quarter turns."""
+    stain: float = 0.0
+    """Relative change of the haematoxylin and eosin concentrations (Tellez et al., 2018, arXiv:1808.05896)."""
+
+    @property
+    def colour(self) -> bool:
+        """Whether the linear colour change is on."""
+        return any((self.brightness, self.contrast, self.saturation, self.hue_deg))
+
+    @property
+    def affine(self) -> bool:
+        """Whether the interpolating geometric change is on."""
+        return any((self.scale, self.shift_px, self.rotate_deg))
+
+
+# light: geometry alone, exact. standard: plus scanner-like colour changes, one 3 x 3 matrix a patch.
+# heavy: plus interpolation and stain jitter, ten times the cost on a CPU; for GPUs or foreign scanners.
+AUGMENTATIONS: Mapping[str, AugmentSettings] = {
+    "none": AugmentSettings(),
+    "light": AugmentSettings(dihedral=True),
+    "standard": AugmentSettings(dihedral=True, brightness=0.1, contrast=0.15, saturation=0.15, hue_deg=8.0),
+    "heavy": AugmentSettings(
+        dihedral=True, brightness=0.15, contrast=0.2, saturation=0.2, hue_deg=12.0,
+        scale=0.1, shift_px=2.0, rotate_deg=15.0, stain=0.15,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class InputSettings:
+    """How patches travel from disk to the batch. None of these changes a pixel, so the tuner may set them all."""
+
+    source: str = "auto"
+    """Where pixels come from: auto, tiff, strip, packed or resident."""
+    workers: int = 0
+    """Threads that read, and threads of DALI; 0 takes every core this process may use."""
+    prefetch: int = 3
+    """Batches read ahead of the DALI graph."""
+    queue_depth: int = 2
+    """Batches in flight inside the DALI graph."""
+    read_chunk: int = 64
+    """Patches one reading thread takes at a time."""
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise UserError(f"source {self.source!r} is unknown; expected one of {', '.join(SOURCES)}")
+        for name, least in (("workers", 0), ("prefetch", 1), ("queue_depth", 1), ("read_chunk", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise UserError(f"{name}: expected a whole number of at least {least}, found {value!r}")
+
+    @property
+    def threads(self) -> int:
+        """Number of threads after 0 has been resolved."""
+        return self.workers or usable_cores()
+
+
+def usable_cores() -> int:
+    """Cores this process may use: the affinity mask, cut down to a container's CPU quota (cgroup v2)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            cores = min(cores, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass
+    return cores
+
+
+def first_given(layers: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Settle every setting by the first layer that gives it.
+
+    Args:
+        layers: from strongest to weakest, layer name -> {setting: value}; a value of None means "not given".
+            The project's order is: command line, the run's own configuration, tuned.json, preset, default.
+
+    Returns:
+        ({setting: value}, {setting: name of the layer that gave it}).
+    """
+    values: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for layer, given in layers.items():
+        for name, value in given.items():
+            if value is not None and name not in values:
+                values[name], origin[name] = value, layer
+    return values, origin
+
+
+def read_tuned(cache_dir: str | Path) -> dict[str, Any]:
+    """Settings that the tuner wrote to ``cache_dir/tuned.json``: a part of InputSettings, {} without the file.
+
+    Raises:
+        UserError: the file is damaged, of another schema, or holds what is no input setting.
+    """
+    path = Path(cache_dir) / TUNED_FILE
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); delete it and run `python -m bench tune` again") from error
+    known = {field.name for field in fields(InputSettings)}
+    try:
+        content = json.loads(text)
+        if content["schema"] != TUNED_SCHEMA:
+            raise ValueError(f"expected schema {TUNED_SCHEMA}, found {content['schema']!r}")
+        settings = content["settings"]
+        if unknown := set(settings) - known:
+            raise ValueError(f"unknown settings {sorted(unknown)}; expected only {sorted(known)}")
+        replace(InputSettings(), **settings)
+    except (ValueError, KeyError, TypeError, UserError) as error:
+        raise UserError(f"{path}: damaged: {error}; delete it and run `python -m bench tune` again") from error
+    return settings

@@ -1,0 +1,178 @@
+"""Where pixels come from: four sources with one interface, interchangeable bit for bit."""
+
+import os
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from pipeline.errors import UserError
+from pipeline.layouts import Layouts
+from pipeline.packfile import PackFile
+from pipeline.stores import FolderStore, Store, read_all, unreadable
+
+CHANNELS = 3
+
+
+class Source(Protocol):
+    """The patches of one split, by row. Every method may be called by any number of threads at once."""
+
+    kind: str
+    """tiff, strip, packed or resident."""
+    height: int
+    """Pixels, the same for every patch."""
+    width: int
+
+    def __len__(self) -> int: ...
+
+    def name(self, row: int) -> str:
+        """What to call the patch in a message."""
+
+
+class PixelSource(Source, Protocol):
+    """A source that delivers pixels."""
+
+    def read_into(self, rows: np.ndarray, out_u8: np.ndarray) -> None:
+        """Write the patches ``rows`` [k] int64 into ``out_u8`` [k, H, W, 3] uint8. Raises UserError."""
+
+
+class TiffSource:
+    """Whole files; the DALI graph decodes them. For compressed and tiled TIFFs."""
+
+    kind = "tiff"
+
+    def __init__(self, store: Store, layouts: Layouts) -> None:
+        self.height, self.width = layouts.height, layouts.width
+        self._store, self._layouts = store, layouts
+
+    def __len__(self) -> int:
+        return len(self._layouts.offset)
+
+    def name(self, row: int) -> str:
+        return self._store.name(row)
+
+    def read_files(self, rows: np.ndarray) -> list[np.ndarray]:
+        """The files' bytes, one uint8 array [bytes] each.
+
+        Raises:
+            UserError: a file cannot be read, or is not the one that was checked: nothing unchecked may reach a
+                decoder, which some headers make crash.
+        """
+        return [np.frombuffer(self._read(int(row)), np.uint8) for row in rows]
+
+    def _read(self, row: int) -> bytes:
+        if not isinstance(self._store, FolderStore):
+            return self._store.read(row)
+        descriptor, status = self._store.open(row)
+        try:
+            if (status.st_size, status.st_mtime_ns) != (self._layouts.size[row], self._layouts.mtime_ns[row]):
+                raise UserError(f"{self.name(row)}: changed since it was checked; start again")
+            return read_all(descriptor, status.st_size)
+        except OSError as error:
+            raise unreadable(self.name(row), error) from error
+        finally:
+            os.close(descriptor)
+
+
+class StripSource:
+    """Uncompressed TIFFs: one positioned read puts a file's only strip where it belongs. No decoder."""
+
+    kind = "strip"
+
+    def __init__(self, store: FolderStore, layouts: Layouts) -> None:
+        self.height, self.width = layouts.height, layouts.width
+        self._store, self._offset = store, layouts.offset.tolist()
+
+    def __len__(self) -> int:
+        return len(self._offset)
+
+    def name(self, row: int) -> str:
+        return self._store.name(row)
+
+    def read_into(self, rows: np.ndarray, out_u8: np.ndarray) -> None:
+        expected = self.height * self.width * CHANNELS
+        for row, patch in zip(rows.tolist(), out_u8, strict=True):
+            path = self._store.name(row)
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    found = os.preadv(descriptor, [patch], self._offset[row])
+                finally:
+                    os.close(descriptor)
+            except OSError as error:
+                raise unreadable(path, error) from error
+            if found != expected:
+                raise UserError(f"{path}: expected {expected:,} bytes of pixels, found {found:,}; it was cut short")
+
+
+class PackedSource:
+    """One memory-mapped uint8 file made by ``pipeline.pack``."""
+
+    kind = "packed"
+
+    def __init__(self, pack: PackFile) -> None:
+        self.height, self.width = pack.height, pack.width
+        self._pack = pack
+
+    def __len__(self) -> int:
+        return len(self._pack.patches)
+
+    def name(self, row: int) -> str:
+        return f"{self._pack.path}: patch {row}"
+
+    def read_into(self, rows: np.ndarray, out_u8: np.ndarray) -> None:
+        # mode="clip" writes straight into out; the default would go through a buffer. Rows are ours and in range.
+        np.take(self._pack.patches, rows, axis=0, out=out_u8, mode="clip")
+
+
+class ResidentSource:
+    """The whole split as uint8 in one tensor on the device: 6.1 GB for Kaggle's train set."""
+
+    kind = "resident"
+
+    def __init__(self, patches_u8: torch.Tensor) -> None:
+        """Take ``patches_u8`` [N, H, W, 3] uint8 as it is."""
+        _, self.height, self.width, _ = patches_u8.shape
+        self.patches_u8 = patches_u8
+
+    def __len__(self) -> int:
+        return len(self.patches_u8)
+
+    def name(self, row: int) -> str:
+        return f"patch {row} in device memory"
+
+    def take(self, rows: np.ndarray) -> torch.Tensor:
+        """Patches ``rows`` [k] as a new tensor [k, H, W, 3] uint8 on the device, on torch's current stream."""
+        index = torch.from_numpy(np.ascontiguousarray(rows, np.int64))
+        if self.patches_u8.is_cuda:
+            index = index.pin_memory().to(self.patches_u8.device, non_blocking=True)
+        return self.patches_u8.index_select(0, index)
+
+    def read_into(self, rows: np.ndarray, out_u8: np.ndarray) -> None:
+        out_u8[:] = self.take(rows).cpu().numpy()
+
+
+def stage(source: PixelSource, device: torch.device, chunk: int = 4096) -> ResidentSource:
+    """Read a whole source into device memory, in chunks of ``chunk`` patches through pinned memory.
+
+    Raises:
+        torch.OutOfMemoryError: it does not fit.
+    """
+    shape = (source.height, source.width, CHANNELS)
+    patches = torch.empty((len(source), *shape), dtype=torch.uint8, device=device)
+    staging = torch.empty((chunk, *shape), dtype=torch.uint8, pin_memory=patches.is_cuda)
+    for start in range(0, len(source), chunk):
+        rows = np.arange(start, min(start + chunk, len(source)))
+        source.read_into(rows, staging[: len(rows)].numpy())
+        patches[start : start + len(rows)].copy_(staging[: len(rows)])
+    return ResidentSource(patches)
+
+
+def check_source_size(source: Source, expected: Sequence[int]) -> None:
+    """Raise UserError unless the source's patches are of the (height, width) that a network was trained on."""
+    if (source.height, source.width) != tuple(expected):
+        raise UserError(
+            f"expected patches of {expected[1]} x {expected[0]} pixels, like those the network was trained on, "
+            f"found {source.width} x {source.height} in {source.name(0)}"
+        )

@@ -1,0 +1,147 @@
+"""Which patches train and which validate: stratified, or whole slides on one side, once or in k folds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, StratifiedShuffleSplit
+
+from pipeline.errors import UserError
+from pipeline.files import write_csv
+
+TRAIN, VALIDATION = "train", "validation"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers of a patch table."""
+
+    train: np.ndarray
+    """[n] int64, ascending."""
+    validation: np.ndarray
+    """[m] int64, ascending."""
+    description: str
+    """One line for the user."""
+
+
+def make_split(
+    labels: np.ndarray, *, val_fraction: float, seed: int, groups: np.ndarray | None = None, folds: int = 0,
+    fold: int = 0,
+) -> Split:  # fmt: skip
+    """Split the patches.
+
+    Args:
+        labels: [N] of 0 or 1; both sides get the same share of positives, as far as whole slides allow.
+        val_fraction: share of patches to validate on; not used with folds.
+        seed: of the choice.
+        groups: [N] slide of each patch: no slide falls on both sides. Without it patches of one slide do, which
+            flatters the validation score.
+        folds: k > 1 cuts k parts and validates on part number ``fold``; 0 cuts once.
+        fold: 0 .. folds - 1.
+
+    Raises:
+        UserError: the numbers do not allow such a split, or a side would lack one of the classes.
+    """
+    labels = np.asarray(labels)
+    _check(labels, val_fraction, groups, folds, fold)
+    n_splits = folds
+    if not folds and groups is not None:
+        # Whole slides cannot be cut to a fraction: the nearest is one of k parts.
+        n_splits = max(2, round(1 / val_fraction))
+        if n_splits > len(np.unique(groups)):
+            n_splits = len(np.unique(groups))
+    try:
+        if groups is not None:
+            cutter = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
+            parts = list(cutter.split(labels, labels, groups))
+        elif folds:
+            parts = list(StratifiedKFold(n_splits, shuffle=True, random_state=seed).split(labels, labels))
+        else:
+            parts = list(StratifiedShuffleSplit(1, test_size=val_fraction, random_state=seed).split(labels, labels))
+    except ValueError as error:
+        raise UserError(f"these patches cannot be split so: {error}") from error
+    train, validation = (np.sort(rows) for rows in parts[fold])
+    _check_sides(labels, train, validation)
+    by_slide = f"{len(np.unique(groups))} slides, none on both sides" if groups is not None else "stratified by label"
+    which = f"fold {fold} of {folds}" if folds else f"{len(validation) / len(labels):.0%} for validation"
+    return Split(train, validation, f"{len(train):,} training, {len(validation):,} validation patches ({which}, {by_slide})")
+
+
+def _check(labels: np.ndarray, val_fraction: float, groups: np.ndarray | None, folds: int, fold: int) -> None:
+    if not folds and not 0 < val_fraction < 1:
+        raise UserError(f"validation fraction: expected a number between 0 and 1, found {val_fraction}")
+    if folds == 1 or folds < 0 or not 0 <= fold < max(folds, 1):
+        raise UserError(f"folds: expected 0 or at least 2, and a fold from 0 to folds - 1, found {folds} and {fold}")
+    smallest = np.bincount(labels, minlength=2).min()
+    if smallest < 2:
+        raise UserError(f"expected at least two patches of each label, found {smallest} of one; more data is needed")
+    if groups is not None and len(np.unique(groups)) < max(2, folds):
+        raise UserError(f"expected at least {max(2, folds)} slides, found {len(np.unique(groups))}")
+
+
+def _check_sides(labels: np.ndarray, train: np.ndarray, validation: np.ndarray) -> None:
+    for name, rows in ((TRAIN, train), (VALIDATION, validation)):
+        if len(np.unique(labels[rows])) < 2:
+            raise UserError(
+                f"the {name} side would hold patches of one label only ({len(rows):,} of them): no AUC can be "
+                f"computed; take another --seed, --fold or --val-fraction, or other groups"
+            )
+
+
+def read_groups(path: str | Path, ids: np.ndarray) -> np.ndarray:
+    """Slides of the patches ``ids`` [N], from a CSV file with the header ``id,wsi``: [N] str.
+
+    Raises:
+        UserError: the file is not of that form, or lacks some ids.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: expected a CSV file with the header id,wsi, found: {error}") from error
+    if not {"id", "wsi"} <= set(table.columns):
+        raise UserError(f"{path}: expected the columns id and wsi, found {', '.join(map(str, table.columns))}")
+    repeated = table["id"].duplicated()
+    if repeated.any():
+        row = int(np.flatnonzero(repeated)[0])
+        raise UserError(f"{path}: line {row + 2}: expected every id once, found {table['id'][row]!r} again")
+    slides = table.set_index("id")["wsi"].reindex(ids)
+    missing = slides.isna() | (slides == "")
+    if missing.any():
+        raise UserError(
+            f"{path}: expected a slide for every patch, found none for {int(missing.sum()):,} of {len(ids):,}, "
+            f"such as {slides.index[missing.to_numpy()][0]}"
+        )
+    return slides.to_numpy(dtype=str)
+
+
+def write_split(path: str | Path, ids: np.ndarray, split: Split) -> None:
+    """Write the run folder's split.csv for the patches ``ids`` [N]: columns id and part (train or validation)."""
+    rows = np.concatenate([split.train, split.validation])
+    part = np.repeat([TRAIN, VALIDATION], [len(split.train), len(split.validation)])
+    order = np.argsort(rows, kind="stable")
+    write_csv(path, ["id", "part"], zip(ids[rows[order]].tolist(), part[order].tolist(), strict=True))
+
+
+def read_split(path: str | Path, ids: np.ndarray) -> Split:
+    """Read a split.csv back, for the patches ``ids`` [N].
+
+    Raises:
+        UserError: it is damaged, or names patches that are not among these.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    if list(table.columns) != ["id", "part"] or not table["part"].isin([TRAIN, VALIDATION]).all():
+        raise UserError(f"{path}: damaged: expected columns id,part with {TRAIN} or {VALIDATION}")
+    rows = pd.Index(ids).get_indexer(table["id"])
+    if (rows < 0).any():
+        raise UserError(
+            f"{path}: names {int((rows < 0).sum()):,} patches that the data set lacks, such as "
+            f"{table['id'][int(np.flatnonzero(rows < 0)[0])]}; is this the data set of that run?"
+        )
+    is_train = (table["part"] == TRAIN).to_numpy()
+    return Split(np.sort(rows[is_train]), np.sort(rows[~is_train]), f"from {path}")

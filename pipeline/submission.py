@@ -1,0 +1,98 @@
+"""submission.csv: complete, in order, checked, and written whole or not at all."""
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import UserError
+from pipeline.files import write_text
+
+HEADER = ["id", "label"]
+_SHOWN = 5
+
+
+def write_submission(path: Path, ids: Sequence[str], values: np.ndarray, expected_ids: Sequence[str]) -> list[str]:
+    """Check a submission and write it.
+
+    Args:
+        path: the file; its folder is made.
+        ids: of the rows, in their order.
+        values: [N] probabilities, or labels 0 and 1.
+        expected_ids: what the file must hold, in this order.
+
+    Returns:
+        Warnings: what is allowed and looks wrong.
+
+    Raises:
+        UserError: it does not pass ``check_submission``, or cannot be written; an older file stays untouched.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEADER)
+    whole = np.issubdtype(values.dtype, np.integer)
+    writer.writerows((i, int(v) if whole else f"{v:.8f}") for i, v in zip(ids, values, strict=True))
+    # What is checked is the text that will lie on the disk, not the arrays it was made from.
+    warnings = check_submission(text.getvalue(), expected_ids, where=str(path))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path.parent}: cannot be made: {error.strerror or error}; give another --out") from error
+    write_text(path, text.getvalue())
+    return warnings
+
+
+def check_submission(text: str, expected_ids: Sequence[str], *, where: str) -> list[str]:
+    """Hold the text of a submission against the ids it must hold.
+
+    Returns:
+        Warnings; empty if there are none.
+
+    Raises:
+        UserError: wrong header, an id missing, unknown, repeated or out of order, a value that is no number in
+            [0, 1]; the text says which, on which line.
+    """
+    rows = list(csv.reader(io.StringIO(text)))
+    if not rows or rows[0] != HEADER:
+        raise UserError(f"{where}: line 1: expected the header id,label, found {','.join(rows[0]) if rows else ''!r}")
+    body = rows[1:]
+    if odd := [line for line, row in enumerate(body, 2) if len(row) != 2]:
+        raise UserError(f"{where}: line {odd[0]}: expected two fields, found {len(body[odd[0] - 2])}")
+    ids = [row[0] for row in body]
+    _check_ids(ids, expected_ids, where)
+    values = [_number(row[1]) for row in body]
+    if bad := [line for line, value in enumerate(values, 2) if not 0 <= value <= 1]:
+        found = ", ".join(f"line {line}: {body[line - 2][1]!r}" for line in bad[:_SHOWN])
+        raise UserError(f"{where}: expected numbers from 0 to 1, found {len(bad):,} others: {found}")
+    if len(values) > 1 and min(values) == max(values):
+        return [f"{where}: all {len(values):,} values are {values[0]:g}: such a submission scores an AUC of 0.5"]
+    return []
+
+
+def _check_ids(ids: Sequence[str], expected: Sequence[str], where: str) -> None:
+    known = set(expected)
+    seen: set[str] = set()
+    repeated = [i for i in ids if i in seen or seen.add(i)]
+    for problem, found in (
+        ("ids more than once", repeated),
+        ("unknown ids", [i for i in ids if i not in known]),
+        ("ids missing", [i for i in expected if i not in seen]),
+    ):
+        if found:
+            more = " …" if len(found) > _SHOWN else ""
+            raise UserError(f"{where}: {len(found):,} {problem}: {', '.join(map(repr, found[:_SHOWN]))}{more}")
+    if list(ids) != list(expected):
+        line = next(n for n, (a, b) in enumerate(zip(ids, expected, strict=True)) if a != b)
+        raise UserError(
+            f"{where}: line {line + 2}: expected id {expected[line]!r}, found {ids[line]!r}: the ids are complete"
+            " and in another order than in sample_submission.csv"
+        )
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")

@@ -1,0 +1,159 @@
+"""Predict patches: runs/<name>/ and Kaggle's folder or .zip -> submission.csv.
+
+python predict.py --run runs/NAME --data-dir DIR_OR_ZIP --out submission.csv
+python predict.py --run runs/A --run runs/B --tta 8 ...        averages networks and views
+python predict.py --run runs/NAME --data-dir ... --evaluate    scores labelled patches it was not trained on
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from pipeline.dataset import PatchTable, open_dataset
+from pipeline.errors import UserError
+from pipeline.loader import Loader
+from pipeline.open import open_source
+from pipeline.settings import AUGMENTATIONS
+from pipeline.sources import check_source_size
+from training.build import SYNTHETIC_NOTE, input_settings
+from training.command import run_command
+from training.device import choose_device, choose_precision, prepare_backends
+from pipeline.files import write_csv
+from training.inference import predict_logits
+from training.metrics import score_probabilities, sigmoid
+from training.networks import load_networks, not_trained_on
+from pipeline.submission import write_submission
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """Everything predict.py can be told."""
+
+    run: tyro.conf.UseAppendAction[tuple[Path, ...]]
+    """Folder of a run; given several times, the networks' probabilities are averaged."""
+    data_dir: Path
+    """Kaggle's folder or Kaggle's .zip; it may be read-only."""
+    out: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: submission.csv; none with --evaluate)")] = None
+    """File to write: the submission, or with --evaluate id,label,probability."""
+    tta: Literal[1, 2, 4, 8] = 1
+    """Views of each patch whose logits are averaged: as it is, flipped, both flips, all flips and quarter turns."""
+    threshold: float | None = None
+    """Write label 1 where the probability is at least this, else 0, instead of probabilities."""
+    evaluate: bool = False
+    """Score the labelled patches that none of the runs was trained on, instead of predicting the test patches."""
+    batch_size: int = 256
+    """Patches a batch; changes speed alone."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto takes the GPU, and stops when there is one that cannot be used."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """Number format, as in train.py."""
+    source: Annotated[
+        Literal["auto", "tiff", "strip", "packed", "resident"] | None,
+        tyro.conf.arg(help_behavior_hint="(default: tuned.json's, else auto)"),
+    ] = None
+    """Where pixels come from."""
+    workers: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: tuned.json's, else every core)")] = None
+    """Threads that read; 0 takes every core."""
+    cache_dir: Path = Path("cache")
+    """Folder for packed files and tuned.json."""
+
+
+def predict(settings: PredictSettings) -> None:
+    """Predict or evaluate. Raises UserError for what the user can mend."""
+    check(settings)
+    device = choose_device(settings.device)
+    prepare_backends(device)
+    networks, infos = load_networks(settings.run, device)
+    dataset = open_dataset(settings.data_dir)
+    table = dataset.require_train() if settings.evaluate else dataset.require_test()
+    print(table.describe())
+    if table.synthetic or any(info.synthetic for info in infos):
+        print(SYNTHETIC_NOTE)
+    rows = rows_to_predict(settings, table)
+    inputs = input_settings(settings.source, settings.workers, settings.cache_dir)
+    source = open_source(table, inputs, device=device, cache_dir=settings.cache_dir)
+    check_source_size(source, infos[0].patch_size)
+    loader = Loader(
+        source, rows, None, batch_size=settings.batch_size, device=device, augment=AUGMENTATIONS["none"],
+        normalisation=infos[0].normalisation, settings=inputs, shuffle=False, drop_last=False,
+    )  # fmt: skip
+    start = time.perf_counter()
+    with tqdm(total=len(rows), desc="predicting", unit="patch", leave=False, disable=not sys.stderr.isatty()) as bar:
+        found, logits = predict_logits(
+            networks, loader, precision=choose_precision(settings.precision, device), views=settings.tta,
+            after_batch=bar.update,
+        )  # fmt: skip
+    seconds = time.perf_counter() - start
+    loader.close()
+    probabilities = np.empty(len(rows))
+    probabilities[np.searchsorted(rows, found)] = sigmoid(logits).mean(axis=0)
+    print(
+        f"{len(rows):,} patches, {settings.tta} view{'s' * (settings.tta > 1)}, {len(networks)}"
+        f" network{'s' * (len(networks) > 1)}: {len(rows) / seconds:,.0f} patches/s"
+    )
+    if settings.evaluate:
+        report_scores(settings, table, rows, probabilities)
+    else:
+        write(settings, table.ids[rows].tolist(), probabilities)
+
+
+def check(settings: PredictSettings) -> None:
+    """Raise UserError for settings out of range."""
+    if settings.batch_size < 1:
+        raise UserError(f"--batch-size {settings.batch_size}: expected at least 1")
+    if settings.threshold is not None and not 0 <= settings.threshold <= 1:
+        raise UserError(f"--threshold {settings.threshold}: expected a number from 0 to 1")
+    if (settings.workers or 0) < 0:
+        raise UserError(f"--workers {settings.workers}: expected at least 0")
+
+
+def rows_to_predict(settings: PredictSettings, table: PatchTable) -> np.ndarray:
+    """Ascending rows [K] int64 of ``table``: all of them, or with --evaluate those not trained on."""
+    if not settings.evaluate:
+        return np.arange(len(table))
+    rows = not_trained_on(settings.run, table.ids)
+    print(f"evaluating {len(rows):,} patches; {len(table) - len(rows):,} that were trained on are left out")
+    if not len(rows):
+        raise UserError(f"{settings.data_dir}: every labelled patch was trained on; nothing is left to evaluate")
+    return rows
+
+
+def report_scores(settings: PredictSettings, table: PatchTable, rows: np.ndarray, probabilities: np.ndarray) -> None:
+    """Print the scores; write the probabilities where --out says."""
+    labels = table.labels[rows]
+    threshold = 0.5 if settings.threshold is None else settings.threshold
+    scores = score_probabilities(labels, probabilities, threshold)
+    print(f"AUC {scores.auc:.4f}  accuracy {scores.accuracy:.4f} (at {threshold:g})  log loss {scores.loss:.4f}")
+    if settings.out:
+        values = [f"{p:.8f}" for p in probabilities]
+        rows_out = zip(table.ids[rows].tolist(), labels.tolist(), values, strict=True)
+        write_csv(settings.out, ("id", "label", "probability"), rows_out)
+        print(f"probabilities in {settings.out}")
+
+
+def write(settings: PredictSettings, ids: Sequence[str], probabilities: np.ndarray) -> None:
+    """Write the submission, in the order of ``ids``, which is the sample's."""
+    values = probabilities
+    if settings.threshold is not None:
+        values = (probabilities >= settings.threshold).astype(np.int64)
+    out = settings.out or Path("submission.csv")
+    for warning in write_submission(out, ids, values, expected_ids=ids):
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{len(ids):,} predictions in {out}")
+
+
+def main() -> int:
+    """Entry point; returns the exit status."""
+    settings = tyro.cli(PredictSettings, prog="predict.py", description=__doc__.splitlines()[0])
+    return run_command(lambda: predict(settings))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Data and run folders -> plots and pages that open anywhere: exploration, run report, comparison."""

@@ -1,0 +1,77 @@
+"""The plots that every run folder gets when training ends."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.metrics import confusion_matrix
+
+from pipeline.errors import UserError
+from pipeline.files import write_whole
+from report import charts, style
+from report.run_files import RunFiles, read_run
+
+PLOTS_DIR = "plots"
+PANEL_SQUARE = (4.4, 4.2)
+"""Inches of a panel whose axes are both from 0 to 1."""
+
+
+def write_run_plots(run_dir: Path) -> list[Path]:
+    """Draw accuracy and loss curves, ROC curve and confusion matrix of a run into ``run_dir/plots``.
+
+    What the folder does not hold is left out: a run cut short gets the plots it has figures for.
+
+    Args:
+        run_dir: a run folder with metrics.csv and validation.csv.
+
+    Returns:
+        The PNG files, each written whole or not at all.
+
+    Raises:
+        UserError: ``run_dir`` is no folder, or cannot be written.
+    """
+    run = read_run(run_dir)
+    folder = run.path / PLOTS_DIR
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made: {error.strerror or error}") from error
+    paths = []
+    for name, figure in basic_figures(run):
+        paths.append(folder / f"{name}.png")
+        content = style.to_png(figure, synthetic=run.synthetic)
+        write_whole(paths[-1], lambda file, content=content: file.write(content))
+    return paths
+
+
+def basic_figures(run: RunFiles) -> Iterator[tuple[str, Figure]]:
+    """(name, figure) of each plot that the run has figures for."""
+    if len(run.metrics):
+        yield "loss", _epochs(run, "loss", "Loss", "binary cross-entropy, nats")
+        yield "accuracy", _epochs(run, "accuracy", "Accuracy", "share of patches")
+    validation = run.validation
+    if validation is not None:
+        if validation.both_classes:
+            figure, (ax,) = style.new_figure(panel=PANEL_SQUARE)
+            charts.draw_roc(ax, {"validation": (validation.labels, validation.probabilities, style.VALIDATION)})
+            yield "roc", figure
+        figure, (ax,) = style.new_figure(panel=PANEL_SQUARE)
+        matrix = confusion_matrix(validation.labels, validation.probabilities >= 0.5, labels=[0, 1])
+        charts.draw_confusion(ax, matrix, title="Validation, threshold 0.5")
+        yield "confusion", figure
+
+
+def best_epoch(run: RunFiles) -> int | None:
+    """The epoch with the highest validation AUC, whose weights are kept; None where no AUC is known."""
+    auc = run.metrics["val_auc"].to_numpy(float)
+    if not np.isfinite(auc).any():
+        return None
+    return int(run.metrics["epoch"].iloc[int(np.nanargmax(auc))])
+
+
+def _epochs(run: RunFiles, what: str, title: str, unit: str) -> Figure:
+    figure, (ax,) = style.new_figure()
+    series = {f"train_{what}": ("training", style.TRAINING), f"val_{what}": ("validation", style.VALIDATION)}
+    charts.draw_epochs(ax, run.metrics, series, title=title, unit=unit, best_epoch=best_epoch(run))
+    return figure

@@ -1,0 +1,151 @@
+"""A run folder, read leniently: what is there, and one line on each thing that is not."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.errors import UserError
+
+METRIC_COLUMNS = (
+    "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_auc", "lr", "images_per_s",
+    "data_wait", "seconds",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Predictions on the validation patches."""
+
+    ids: np.ndarray
+    """[N] str."""
+    labels: np.ndarray
+    """[N] int64 of 0 or 1."""
+    probabilities: np.ndarray
+    """[N] float64, 0..1."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def both_classes(self) -> bool:
+        """Whether an AUC is defined."""
+        return len(np.unique(self.labels)) == 2
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run folder holds."""
+
+    path: Path
+    config: dict[str, Any]
+    """config.json; {} without it."""
+    environment: dict[str, Any]
+    """environment.json; {} without it."""
+    metrics: pd.DataFrame
+    """metrics.csv, one row an epoch; no rows without it."""
+    validation: Validation | None
+    """validation.csv; None without it."""
+    split: pd.DataFrame | None
+    """split.csv: id, part; None without it."""
+    missing: list[str] = field(default_factory=list)
+    """One line on each thing that is not there or cannot be read."""
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.resolve().name
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the run learned from generated data."""
+        return bool(self.config.get("synthetic", False))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings as {field: value}, sections left out; {} without config.json."""
+        sections = self.config.get("settings")
+        if not isinstance(sections, dict):
+            return {}
+        return {name: value for part in sections.values() if isinstance(part, dict) for name, value in part.items()}
+
+    @property
+    def weights(self) -> Path:
+        """The weights to use."""
+        return self.path / "best.safetensors"
+
+
+def read_run(path: str | Path) -> RunFiles:
+    """Read a run folder; what is missing or damaged is named in ``missing``, not raised.
+
+    Raises:
+        UserError: ``path`` is no folder.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        found = "a file" if path.exists() else "nothing there"
+        raise UserError(f"{path}: expected the folder of a run, found {found}")
+    missing: list[str] = []
+
+    def attempt(name: str, read: Any, otherwise: Any) -> Any:
+        try:
+            return read(path / name)
+        except FileNotFoundError:
+            missing.append(f"{name} is not there")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            missing.append(f"{name} cannot be used: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+        return otherwise
+
+    return RunFiles(
+        path=path,
+        config=attempt("config.json", _read_object, {}),
+        environment=attempt("environment.json", _read_object, {}),
+        metrics=attempt("metrics.csv", read_metrics, pd.DataFrame(columns=list(METRIC_COLUMNS), dtype=float)),
+        validation=attempt("validation.csv", read_validation, None),
+        split=attempt("split.csv", _read_split, None),
+        missing=missing,
+    )
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+def read_metrics(path: Path) -> pd.DataFrame:
+    """metrics.csv, one row an epoch, all columns float64. Raises ValueError if it is not of that form."""
+    table = pd.read_csv(path)
+    lacking = [name for name in METRIC_COLUMNS if name not in table.columns]
+    if lacking:
+        raise ValueError(f"expected the column {lacking[0]}, found {', '.join(map(str, table.columns))}")
+    table = table[list(METRIC_COLUMNS)].apply(pd.to_numeric, errors="coerce").astype(float)
+    if table["epoch"].isna().any():
+        raise ValueError(f"line {int(np.flatnonzero(table['epoch'].isna())[0]) + 2}: expected a number of an epoch")
+    return table
+
+
+def read_validation(path: Path) -> Validation:
+    """validation.csv. Raises ValueError if it is not of that form."""
+    table = pd.read_csv(path, dtype={"id": str}, keep_default_na=False)
+    if list(table.columns) != ["id", "label", "probability"]:
+        raise ValueError(f"expected the columns id,label,probability, found {', '.join(map(str, table.columns))}")
+    if table.empty:
+        raise ValueError("expected at least one row, found none")
+    labels = pd.to_numeric(table["label"], errors="coerce")
+    probabilities = pd.to_numeric(table["probability"], errors="coerce").astype(float)
+    bad = ~labels.isin([0, 1]) | ~probabilities.between(0, 1)
+    if bad.any():
+        raise ValueError(f"line {int(np.flatnonzero(bad)[0]) + 2}: expected a label 0 or 1 and a probability from 0 to 1")
+    return Validation(table["id"].to_numpy(str), labels.to_numpy(np.int64), probabilities.to_numpy())
+
+
+def _read_split(path: Path) -> pd.DataFrame:
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if list(table.columns) != ["id", "part"]:
+        raise ValueError(f"expected the columns id,part, found {', '.join(map(str, table.columns))}")
+    return table

@@ -1,0 +1,238 @@
+"""Mutated TIFFs: whatever is accepted has the pixels that Pillow sees, and nothing crashes, hangs or escapes.
+
+``FUZZ_MINUTES=10`` goes on for that long with other seeds, after the 20,000 cases that always run.
+"""
+
+import os
+import struct
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from dali_child import BATCH_SIZE, DaliDecoder, DecoderFailed, dali_decoder
+from tiff_maker import (
+    ASCII,
+    DEFLATE,
+    DEFLATE_OLD,
+    LZW,
+    NONE,
+    PACKBITS,
+    SHORT,
+    independent_pixels,
+    make_patch,
+    make_tiff,
+)
+
+from pipeline.tiff import LayoutChecker, NeedsDecoder, StripLayout, TiffError, read_layout
+from pipeline.tiff_codecs import check_streams
+
+N_CASES = 20_000
+CASES_PER_SEED = 2_000
+INTERESTING = (0, 1, 2, 3, 4, 5, 7, 8, 16, 127, 255, 256, 32773, 32946, 65535, 2**31, 2**32 - 1)
+
+
+def valid_files() -> list[bytes]:
+    """Of every accepted kind, small so that many mutants can be tried."""
+    files = []
+    for number, (compression, order) in enumerate(
+        (c, o) for c in (NONE, LZW, DEFLATE, DEFLATE_OLD, PACKBITS) for o in "<>"
+    ):
+        for height, width in ((24, 20), (50, 50)):
+            patch = make_patch(height, width, seed=number)
+            common = {"order": order, "compression": compression}
+            tags = {
+                274: (SHORT, [1]),
+                339: (SHORT, [1] * 3),
+                270: (ASCII, b"text\0"),
+                65000: (ASCII, b"more text\0"),
+            }
+            files += [
+                make_tiff(patch, **common),
+                make_tiff(patch, **common, tags=tags),
+                make_tiff(patch, **common, rows_per_strip=7),
+                make_tiff(patch, **common, rows_per_strip=7, reverse=True, gap=3, ifd_last=True),
+                make_tiff(patch, **common, tile=(16, 32)),
+            ]
+            if compression not in (NONE, PACKBITS):
+                files.append(make_tiff(patch, **common, predictor=2))
+    for data in files:
+        read_layout(data)
+        check_streams(data)
+    return files
+
+
+def mutate(rng: np.random.Generator, files: list[bytes]) -> bytes:
+    """One to four changes to one of the files."""
+    data = bytearray(files[rng.integers(len(files))])
+    for _ in range(rng.choice([1, 1, 1, 2, 4])):
+        if len(data) < 16:
+            break
+        rng.choice(MUTATIONS)(rng, data, files)
+    return bytes(data)
+
+
+def flip_bit(rng, data, files):
+    data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+
+
+def overwrite(rng, data, files):
+    start, length = rng.integers(len(data)), rng.integers(1, 9)
+    data[start : start + length] = rng.bytes(min(length, len(data) - start))
+
+
+def overwrite_number(rng, data, files):
+    """A SHORT or LONG at the start of the file, where the tags mostly are, becomes one that tends to hurt."""
+    start = rng.integers(0, min(len(data) - 4, 320))
+    order = rng.choice(["<", ">"])
+    value = int(rng.choice(INTERESTING))
+    new = struct.pack(order + "I", value) if rng.random() < 0.5 else struct.pack(order + "H", value & 0xFFFF)
+    data[start : start + len(new)] = new
+
+
+def truncate(rng, data, files):
+    del data[rng.integers(len(data)) :]
+
+
+def append(rng, data, files):
+    data += rng.bytes(rng.integers(1, 64))
+
+
+def remove_bytes(rng, data, files):
+    start = rng.integers(len(data))
+    del data[start : start + rng.integers(1, 40)]
+
+
+def insert_bytes(rng, data, files):
+    start = rng.integers(len(data))
+    data[start:start] = rng.bytes(rng.integers(1, 40))
+
+
+def copy_within(rng, data, files):
+    source, target, length = rng.integers(len(data)), rng.integers(len(data)), rng.integers(1, 40)
+    piece = data[source : source + length]
+    data[target : target + len(piece)] = piece
+
+
+def splice(rng, data, files):
+    other = files[rng.integers(len(files))]
+    cut = rng.integers(min(len(data), len(other)))
+    data[cut:] = other[cut:]
+
+
+def change_tag(rng, data, files):
+    """An entry of the table gets another tag, type, count or value, swaps with another, or becomes it."""
+    order = "<" if data[:2] == b"II" else ">"
+    (start,) = struct.unpack_from(order + "I", data, 4)
+    if start + 2 > len(data):
+        return
+    (n_tags,) = struct.unpack_from(order + "H", data, start)
+    if not 0 < n_tags < 100 or start + 2 + 12 * n_tags > len(data):
+        return
+    one, other = (int(start + 2 + 12 * i) for i in rng.integers(n_tags, size=2))
+    match rng.integers(6):
+        case 0:
+            tag = rng.choice(
+                [254, 255, 256, 257, 259, 266, 278, 284, 301, 317, 320, 322, 330, 338, 512, 32997, 34675]
+            )
+            struct.pack_into(order + "H", data, one, tag)
+        case 1:
+            struct.pack_into(order + "H", data, one + 2, rng.integers(0, 20))
+        case 2:
+            struct.pack_into(order + "I", data, one + 4, int(rng.choice(INTERESTING)))
+        case 3:
+            struct.pack_into(order + "I", data, one + 8, int(rng.integers(0, 2 * len(data))))
+        case 4:
+            data[one : one + 12], data[other : other + 12] = data[other : other + 12], data[one : one + 12]
+        case 5:
+            data[one : one + 12] = data[other : other + 12]
+
+
+MUTATIONS = [flip_bit, overwrite, overwrite_number, overwrite_number, truncate, append, remove_bytes,
+insert_bytes,
+             copy_within, splice, change_tag, change_tag, change_tag]  # fmt: skip
+
+
+class Fuzzer:
+    """Tries mutants, and decodes those that need it in batches."""
+
+    def __init__(self, decoder: DaliDecoder):
+        self.decoder, self.files, self.checker = decoder, valid_files(), LayoutChecker()
+        self.counts: Counter[str] = Counter()
+        self.waiting: list[tuple[str, bytes, np.ndarray]] = []  # name, file, Pillow's pixels
+
+    def run(self, seed: int, n_cases: int) -> None:
+        rng = np.random.default_rng(seed)
+        for number in range(n_cases):
+            self.try_one(f"seed {seed}, case {number}", mutate(rng, self.files))
+        self.decode_waiting()
+
+    def try_one(self, name: str, data: bytes) -> None:
+        self.counts["cases"] += 1
+        verdict = verdict_of(lambda: read_layout(data))
+        assert verdict_of(lambda: self.checker.check(data, len(data))) == verdict, name
+        if isinstance(verdict, str):
+            self.counts["refused by the header"] += 1
+            return
+        if isinstance(verdict_of(lambda: check_streams(data)), str):
+            self.counts["refused by the streams"] += 1
+            return
+        expected = independent_pixels(data)
+        assert expected.shape == (verdict.height, verdict.width, 3), name
+        if isinstance(verdict, StripLayout):
+            self.counts["accepted as strip"] += 1
+            strip = np.frombuffer(data, np.uint8, verdict.nbytes, verdict.offset)
+            assert np.array_equal(strip.reshape(expected.shape), expected), name
+        assert isinstance(verdict, NeedsDecoder | StripLayout)
+        self.counts["decoded by DALI"] += 1
+        self.waiting.append((name, data, expected))
+        if len(self.waiting) == BATCH_SIZE:
+            self.decode_waiting()
+
+    def decode_waiting(self) -> None:
+        if not self.waiting:
+            return
+        try:
+            decoded = self.decoder.decode([data for _, data, _ in self.waiting])
+        except DecoderFailed as error:
+            pytest.fail(f"{error}; between {self.waiting[0][0]} and {self.waiting[-1][0]}")
+        for (name, _, expected), found in zip(self.waiting, decoded, strict=True):
+            assert np.array_equal(found, expected), name
+        self.waiting.clear()
+
+
+def verdict_of(check) -> object:
+    """What ``check`` returns, or the reason of its refusal. Anything else that it raises is a failure."""
+    try:
+        return check()
+    except TiffError as error:
+        return str(error)
+
+
+def seeds(minutes: float) -> Iterator[int]:
+    """The fixed ones, then others for as long as asked."""
+    yield from range(N_CASES // CASES_PER_SEED)
+    seed, end = N_CASES // CASES_PER_SEED, time.monotonic() + 60 * minutes
+    while time.monotonic() < end:
+        yield seed
+        seed += 1
+
+
+def test_mutated_tiffs():
+    started = time.monotonic()
+    with dali_decoder() as decoder:
+        fuzzer = Fuzzer(decoder)
+        for seed in seeds(float(os.environ.get("FUZZ_MINUTES", "0"))):
+            fuzzer.run(seed, CASES_PER_SEED)
+    counts = fuzzer.counts
+    summary = ", ".join(f"{n} {what}" for what, n in counts.items())
+    print(f"\nfuzzed TIFFs in {time.monotonic() - started:.0f} s: {summary}")
+    assert counts["cases"] >= N_CASES
+    for outcome in (
+        "refused by the header",
+        "refused by the streams",
+        "accepted as strip",
+        "decoded by DALI",
+    ):
+        assert counts[outcome] > N_CASES / 100, outcome  # the mutations must reach every branch

@@ -1,0 +1,1 @@
+"""Loader and model -> a trained network in a run folder.  Knows both through two small protocols."""

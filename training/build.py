@@ -1,0 +1,198 @@
+"""Settings -> the parts of a run: data, split, loaders, network."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from models import PretrainedUnavailable, create_model
+from pipeline.dataset import PatchTable, open_dataset
+from pipeline.errors import UserError
+from pipeline.loader import Loader
+from pipeline.open import open_source
+from pipeline.settings import (
+    AUGMENTATIONS,
+    KAGGLE_NORMALISATION,
+    InputSettings,
+    Normalisation,
+    first_given,
+    read_tuned,
+)
+from pipeline.split import Split, make_split, read_groups, read_split
+from training.config import DataSettings, ModelSettings, TrainConfig, config_hash, to_dict
+from training.distributed import ALONE, World
+from training.run_folder import CONFIG_SCHEMA, RunFolder
+
+SYNTHETIC_NOTE = "SYNTHETIC data: nothing here says anything about real tissue"
+
+
+@dataclass(frozen=True)
+class TrainInputs:
+    """What a run learns from."""
+
+    table: PatchTable
+    """All labelled patches."""
+    split: Split
+    """Which of its rows train and which validate."""
+    normalisation: Normalisation
+    """Of both loaders."""
+    patch_size: tuple[int, int]
+    """Height and width, pixels."""
+    train: Loader
+    """This process's share of every training batch."""
+    validation: Loader
+    """This process's share of the validation patches, not augmented."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with any id or label."""
+        return fingerprint(self.table.ids, self.table.labels)
+
+
+def fingerprint(ids: np.ndarray, labels: np.ndarray) -> str:
+    """SHA-256 over ids [N] str and labels [N], shortened: a resumed run must find the data it began with."""
+    lines = "\n".join(f"{i},{label}" for i, label in zip(ids.tolist(), labels.tolist(), strict=True))
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+
+def input_settings(source: str | None, workers: int | None, cache_dir: Path, say=print) -> InputSettings:
+    """How to read: what was given on the command line, else what the tuner found, else the defaults.
+
+    Raises:
+        UserError: tuned.json is damaged.
+    """
+    given = {"source": source, "workers": workers}
+    values, origin = first_given({"command line": given, "tuned.json": read_tuned(cache_dir)})
+    if tuned := [f"{name} {values[name]}" for name, layer in origin.items() if layer == "tuned.json"]:
+        say(f"input settings from {cache_dir}/tuned.json: {', '.join(tuned)}")
+    return InputSettings(**values)
+
+
+@contextmanager
+def train_inputs(
+    config: TrainConfig, folder: RunFolder, device: torch.device, world: World = ALONE
+) -> Iterator[TrainInputs]:
+    """Open the data of a run, split it and build its loaders; they are closed with the block.
+
+    A run that is resumed keeps the split in its folder.
+
+    Raises:
+        UserError: the data set, the split or the batch size cannot be trained on; said before anything is written.
+    """
+    data, optim = config.data, config.optim
+    table = open_dataset(data.data_dir).require_train()
+    world.say(table.describe())
+    if table.synthetic:
+        world.say(SYNTHETIC_NOTE)
+    split = run_split(table, data, config.run.seed, folder if config.run.resume else None)
+    world.say(f"split: {split.description}")
+    check_split(split, table.labels, optim.batch_size, world.size)
+    settings = input_settings(data.source, data.workers, data.cache_dir, world.say)
+    with world.main_first():
+        source = open_source(
+            table, settings, device=device, cache_dir=data.cache_dir, say=world.say, progress=world.is_main,
+            verify_ids=data.verify_ids and world.is_main,
+        )  # fmt: skip
+    common = {"batch_size": optim.batch_size, "device": device, "normalisation": KAGGLE_NORMALISATION,
+              "settings": settings, "seed": config.run.seed}  # fmt: skip
+    train = Loader(
+        source, split.train, table.labels, augment=AUGMENTATIONS[data.augment], rank=world.rank,
+        world_size=world.size, **common,
+    )  # fmt: skip
+    own_share = np.array_split(split.validation, world.size)[world.rank]
+    validation = Loader(
+        source, own_share, table.labels, augment=AUGMENTATIONS["none"], shuffle=False, drop_last=False, **common
+    )
+    try:
+        yield TrainInputs(table, split, KAGGLE_NORMALISATION, (source.height, source.width), train, validation)
+    finally:
+        train.close()
+        validation.close()
+
+
+def run_split(table: PatchTable, data: DataSettings, seed: int, folder: RunFolder | None) -> Split:
+    """The split in a run's ``folder`` if it holds one, else the one that the settings make.
+
+    Raises:
+        UserError: the groups or the kept split do not fit the patches.
+    """
+    if folder is not None and folder.split.exists():
+        return read_split(folder.split, table.ids)
+    groups = read_groups(data.groups, table.ids) if data.groups else None
+    return make_split(
+        table.labels, val_fraction=data.val_fraction, seed=seed, groups=groups, folds=data.folds, fold=data.fold
+    )
+
+
+def check_split(split: Split, labels: np.ndarray, batch_size: int, processes: int) -> None:
+    """Raise UserError if nothing can be learned from, or measured on, this split.
+
+    The cases: no validation patches, one class alone on either side, a batch larger than the training set, a batch
+    that the processes cannot share, or a share of one patch, on which BatchNorm raises.
+    """
+    for name, rows in (("training", split.train), ("validation", split.validation)):
+        if len(rows) < processes:
+            raise UserError(
+                f"the {name} set has {len(rows)} patches, expected at least {processes}; change --val-fraction or --folds"
+            )
+        counts = np.bincount(labels[rows], minlength=2)
+        if not counts.all():
+            raise UserError(
+                f"the {name} set has one class only: {counts[0]:,} patches labelled 0 and {counts[1]:,} labelled 1;"
+                " an AUC needs both. Choose another --fold, --seed, --val-fraction or --groups"
+            )
+    if batch_size > len(split.train):
+        raise UserError(
+            f"--batch-size {batch_size} is larger than the training set of {len(split.train):,} patches; lower it"
+        )
+    if batch_size % processes:
+        raise UserError(f"--batch-size {batch_size}: expected a multiple of the {processes} processes")
+    if batch_size // processes < 2:
+        raise UserError(
+            f"--batch-size {batch_size} leaves one patch for each of {processes} processes;"
+            f" BatchNorm needs two: give at least {2 * processes}"
+        )
+
+
+def build_model(settings: ModelSettings, seed: int, world: World = ALONE) -> nn.Module:
+    """The network, its weights drawn from ``seed``: the same in every process.
+
+    Raises:
+        UserError: the model is unknown, or its pretrained weights cannot be had.
+    """
+    torch.manual_seed(seed)
+    try:
+        with world.main_first():
+            model = create_model(settings.name, dropout=settings.dropout, pretrained=settings.pretrained)
+    except (ValueError, PretrainedUnavailable) as error:
+        raise UserError(f"--model {settings.name}: {error}") from error
+    # From here on the processes draw their own dropout masks.
+    torch.manual_seed(seed + world.rank)
+    return model
+
+
+def describe_run(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
+    """Content of config.json: the settings, and what they were applied to."""
+    labels = inputs.table.labels
+    content: dict[str, Any] = {"schema": CONFIG_SCHEMA}
+    if inputs.table.synthetic:
+        content["note"] = SYNTHETIC_NOTE
+    return content | {
+        "synthetic": inputs.table.synthetic,
+        "patch_size": list(inputs.patch_size),
+        "train_patches": len(inputs.split.train),
+        "validation_patches": len(inputs.split.validation),
+        "train_positive_share": float(labels[inputs.split.train].mean()),
+        "validation_positive_share": float(labels[inputs.split.validation].mean()),
+        "split": inputs.split.description,
+        "normalisation": {"mean": list(inputs.normalisation.mean), "std": list(inputs.normalisation.std)},
+        "data_fingerprint": inputs.fingerprint,
+        "config_hash": config_hash(config),
+        "settings": to_dict(config),
+    }

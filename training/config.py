@@ -1,0 +1,259 @@
+"""Settings of a training run, its command line and its presets.
+
+Which value wins: command line, then (on ``--resume``) the run's own config.json, then the preset, then the default.
+It needs no record of what was typed: the command line is parsed twice, first for ``--preset`` and ``--resume``
+alone, then with the settings chosen by them as the defaults that the other flags override.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from pipeline.errors import UserError
+
+PresetName = Literal["fast", "accurate", "smoke"]
+_TUNED_HINT = "(default: tuned.json's, else {})"
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Network: what is trained."""
+
+    name: Annotated[str, tyro.conf.arg(name="model")] = "patchnet"
+    """patchnet, or resnet18, resnet34, resnet50, densenet121, efficientnet_b0, convnext_tiny from torchvision."""
+    dropout: float = 0.1
+    """Probability of dropping a feature before the last layer."""
+    pretrained: bool = False
+    """Start from torchvision's ImageNet weights (fetched once from the network)."""
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """Optimisation: how it learns."""
+
+    epochs: int = 10
+    """Passes over the training patches."""
+    batch_size: int = 128
+    """Patches a step, over all processes together."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or SGD with Nesterov momentum 0.9."""
+    lr: float = 2e-3
+    """Highest learning rate of the one-cycle schedule."""
+    warmup: float = 0.25
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: float = 0.05
+    """Weight decay of weight matrices and convolutions; none on biases and normalisation layers."""
+    label_smoothing: float = 0.05
+    """Labels become s/2 and 1 - s/2."""
+    grad_clip: float = 1.0
+    """Largest gradient norm; 0 clips nothing."""
+    ema_decay: float = 0.99
+    """Decay per step of the averaged weights, which validate and predict; 0 uses the plain weights."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """auto: bf16 where the GPU has it, fp16 with a gradient scaler on other GPUs, fp32 on a CPU."""
+    compile: bool = False
+    """Compile the training step's network with torch.compile."""
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Input: which patches, and how they arrive."""
+
+    data_dir: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(required)")] = None
+    """Kaggle's folder or Kaggle's .zip; it may be read-only."""
+    val_fraction: float = 0.2
+    """Share of the labelled patches kept for validation, when --folds is 0."""
+    folds: int = 0
+    """Number of folds of a cross-validation; 0 splits once by --val-fraction."""
+    fold: int = 0
+    """Which fold validates, from 0."""
+    groups: Path | None = None
+    """CSV file id,wsi: patches of one slide stay on one side of the split."""
+    augment: Literal["none", "light", "standard", "heavy"] = "light"
+    """light: the eight flips and turns; standard: with colour; heavy: with scale, shift, rotation, stain too."""
+    source: Annotated[
+        Literal["auto", "tiff", "strip", "packed", "resident"] | None,
+        tyro.conf.arg(help_behavior_hint=_TUNED_HINT.format("auto")),
+    ] = None
+    """Where pixels come from; the batches are the same from all of them."""
+    workers: Annotated[int | None, tyro.conf.arg(help_behavior_hint=_TUNED_HINT.format("every core"))] = None
+    """Threads that read and augment; 0 takes every core."""
+    cache_dir: Path = Path("cache")
+    """Folder for packed files and tuned.json."""
+    verify_ids: bool = False
+    """Check first that each id is the SHA-1 of its pixels, as in Kaggle's data."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Run: where and what it leaves behind."""
+
+    preset: PresetName = "fast"
+    """fast: minutes; accurate: an hour on two cores for a better network; smoke: seconds, to see that it runs."""
+    seed: int = 0
+    """Seed of the split, the weights, the order and the augmentation."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto takes the GPU, and stops when there is one that cannot be used."""
+    out_dir: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: runs/<time>-<model>-s<seed>)")] = None
+    """The run's folder; it must not hold a run, unless --resume is given."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints, beside the one after each epoch; 0 writes only those."""
+    resume: bool = False
+    """Continue the run in --out-dir (without it: the newest in runs/) from its last checkpoint."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything train.py can be told."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+
+# What each preset changes in the defaults above.
+PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "fast": {},
+    "accurate": {"optim": {"epochs": 60}, "data": {"augment": "standard"}},
+    "smoke": {"optim": {"epochs": 2, "batch_size": 32, "warmup": 0.5}},
+}
+
+# Settings that may differ on --resume: they move or speed up the work and do not change what is learned.
+_FREE_ON_RESUME = {
+    "data": {"data_dir", "source", "workers", "cache_dir", "verify_ids"},
+    "run": {"device", "out_dir", "checkpoint_every", "resume"},
+    "optim": {"compile"},
+}
+
+
+def preset_config(name: str) -> TrainConfig:
+    """The settings of preset ``name``: the defaults with its changes."""
+    config = TrainConfig()
+    parts = {part: replace(getattr(config, part), **values) for part, values in PRESETS[name].items()}
+    config = replace(config, **parts)
+    return replace(config, run=replace(config.run, preset=name))
+
+
+def parse(argv: Sequence[str], defaults: TrainConfig) -> TrainConfig:
+    """Settings from a command line over ``defaults``. Exits with status 2 on an unknown or malformed flag."""
+    return tyro.cli(
+        tyro.conf.OmitArgPrefixes[TrainConfig],
+        prog="train.py",
+        description="Train a network on histopathologic patches: a Kaggle folder or .zip -> runs/<name>/.",
+        args=list(argv),
+        default=defaults,
+    )
+
+
+def flag(name: str) -> str:
+    """The command-line flag of a field, e.g. ``batch_size`` -> ``--batch-size``."""
+    return "--model" if name == "name" else "--" + name.replace("_", "-")
+
+
+def check(config: TrainConfig) -> TrainConfig:
+    """``config`` itself, once its values make sense.
+
+    Raises:
+        UserError: naming each flag out of its range.
+    """
+    model, optim, data, run = config.model, config.optim, config.data, config.run
+    rules = [
+        ("--dropout", model.dropout, 0 <= model.dropout < 1, "a share of at least 0 and below 1"),
+        ("--epochs", optim.epochs, optim.epochs >= 1, "at least 1"),
+        # BatchNorm has no variance to divide by with a single patch.
+        ("--batch-size", optim.batch_size, optim.batch_size >= 2, "at least 2 (BatchNorm needs two patches)"),
+        ("--lr", optim.lr, 0 < optim.lr < float("inf"), "a positive number"),
+        ("--warmup", optim.warmup, 0 <= optim.warmup <= 1, "a share between 0 and 1"),
+        ("--weight-decay", optim.weight_decay, 0 <= optim.weight_decay < float("inf"), "at least 0"),
+        ("--label-smoothing", optim.label_smoothing, 0 <= optim.label_smoothing < 1, "at least 0 and below 1"),
+        ("--grad-clip", optim.grad_clip, optim.grad_clip >= 0, "at least 0"),
+        ("--ema-decay", optim.ema_decay, 0 <= optim.ema_decay < 1, "at least 0 and below 1"),
+        ("--val-fraction", data.val_fraction, 0 < data.val_fraction < 1, "a share between 0 and 1"),
+        ("--folds", data.folds, data.folds == 0 or data.folds >= 2, "0 or at least 2"),
+        ("--fold", data.fold, 0 <= data.fold < max(1, data.folds), f"0 to {max(1, data.folds) - 1} with --folds"),
+        ("--workers", data.workers, (data.workers or 0) >= 0, "at least 0"),
+        ("--seed", run.seed, 0 <= run.seed < 2**63, "a whole number of at least 0"),
+        ("--checkpoint-every", run.checkpoint_every, run.checkpoint_every >= 0, "at least 0"),
+    ]
+    if wrong := [f"{name} {value}: expected {expected}" for name, value, fine, expected in rules if not fine]:
+        raise UserError("; ".join(wrong))
+    if data.data_dir is None:
+        raise UserError("--data-dir is missing: give Kaggle's folder or Kaggle's .zip (train.py --help lists all)")
+    return config
+
+
+def learned_part(config: TrainConfig) -> dict[str, Any]:
+    """The settings that change what is learned, as {section.field: plain value}."""
+    return {
+        f"{part}.{name}": value
+        for part, values in to_dict(config).items()
+        for name, value in values.items()
+        if name not in _FREE_ON_RESUME.get(part, set())
+    }
+
+
+def config_hash(config: TrainConfig) -> str:
+    """A short name of what is learned: equal for two runs that differ only in place or speed."""
+    return hashlib.sha256(json.dumps(learned_part(config), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def refuse_conflicts(asked: TrainConfig, of_run: TrainConfig, run_dir: Path) -> None:
+    """Raise UserError naming the flags that would make a resumed run learn something else."""
+    before, now = learned_part(of_run), learned_part(asked)
+    if differing := [name for name in before if before[name] != now[name]]:
+        listed = ", ".join(f"{flag(n.split('.')[1])} {now[n]} (the run has {before[n]})" for n in differing)
+        raise UserError(
+            f"{run_dir}: cannot resume with other settings: {listed}. Leave the flags out to continue this run,"
+            " or start a new one with another --out-dir and without --resume"
+        )
+
+
+def to_dict(config: TrainConfig) -> dict[str, dict[str, Any]]:
+    """Nested plain values, ready for JSON; paths as strings."""
+    return {
+        part: {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+        for part, values in dataclasses.asdict(config).items()
+    }
+
+
+def from_dict(values: Mapping[str, Any], path: Path) -> TrainConfig:
+    """The inverse of ``to_dict``, for the content of file ``path``.
+
+    Raises:
+        UserError: a section or field is missing, unknown or of another type.
+    """
+    try:
+        parts = {}
+        for part in dataclasses.fields(TrainConfig):
+            kind, given = part.default_factory, dict(values[part.name])
+            known = {f.name: f for f in dataclasses.fields(kind)}
+            if set(known) != set(given):
+                raise ValueError(f"section {part.name!r} has fields {sorted(given)}, expected {sorted(known)}")
+            parts[part.name] = kind(**{name: _restored(known[name], given[name]) for name in known})
+        if set(values) != set(parts):
+            raise ValueError(f"has sections {sorted(values)}, expected {sorted(parts)}")
+        return TrainConfig(**parts)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged, or of another version of this program: {error}") from error
+
+
+def _restored(spec: dataclasses.Field, value: Any) -> Any:
+    """``value`` as JSON gave it -> of the field's own type."""
+    if spec.name in {"data_dir", "groups", "out_dir", "cache_dir"}:
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{spec.name}: expected a path, found {value!r}")
+        return None if value is None else Path(value)
+    if spec.default is not None and value is not None:
+        expected = type(spec.default)
+        if expected is float and type(value) is int:
+            return float(value)
+        if type(value) is not expected:
+            raise ValueError(f"{spec.name}: expected {expected.__name__}, found {value!r}")
+    return value

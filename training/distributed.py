@@ -1,0 +1,122 @@
+"""One process among several, as torchrun starts them; alone, everything here does nothing.
+
+Every process draws the same plan and takes its share of each global batch, so N processes see the batches of one.
+BatchNorm on GPUs uses the statistics of the whole batch (SyncBatchNorm). On CPUs, where torch has no synchronised
+BatchNorm, each process normalises by its own share, and the running statistics are those of process 0.
+"""
+
+import datetime
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+# Packing Kaggle's whole set takes process 0 a minute or two on a slow disk; the others wait for it.
+_TIMEOUT = datetime.timedelta(hours=2)
+
+
+@dataclass(frozen=True)
+class World:
+    """Which of how many processes this is."""
+
+    rank: int = 0
+    """Number of this process, from 0."""
+    size: int = 1
+    """Number of processes."""
+    local_rank: int = 0
+    """Number of this process on its machine: its GPU."""
+
+    @classmethod
+    def from_environment(cls) -> "World":
+        """What torchrun says of this process; a world of one without torchrun."""
+        return cls(*(int(os.environ.get(name, default)) for name, default in
+                     (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))))  # fmt: skip
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files and prints."""
+        return self.rank == 0
+
+    def say(self, text: str) -> None:
+        """Print from process 0 alone."""
+        if self.is_main:
+            print(text, flush=True)
+
+    @contextmanager
+    def connected(self) -> Iterator[None]:
+        """Join the other processes: NCCL between GPUs, gloo between CPUs."""
+        if self.size == 1:
+            yield
+            return
+        # gloo beside NCCL carries flags and Python objects without touching the GPU.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_TIMEOUT)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Process 0 does the block's work before the others: it downloads or packs, they find it done."""
+        if not self.is_main:
+            self.barrier()
+        yield
+        if self.is_main:
+            self.barrier()
+
+    def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """``model`` with its gradients averaged over the processes."""
+        if self.size == 1:
+            return model
+        ids = [device.index] if device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+
+    def synchronise_batch_norm(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """``model`` with BatchNorm over the whole batch, on GPUs (see the module's text)."""
+        if self.size == 1 or device.type != "cuda":
+            return model
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+    def barrier(self) -> None:
+        """Wait for the other processes."""
+        if self.size > 1:
+            self.broadcast(None)
+
+    def broadcast(self, value: Any) -> Any:
+        """Process 0's ``value``, a plain Python object, in every process."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """The ``value`` of every process, by rank, in every process."""
+        if self.size == 1:
+            return [value]
+        box: list[Any] = [None] * self.size
+        dist.all_gather_object(box, value)
+        return box
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is set in any process."""
+        if self.size == 1:
+            return flag
+        total = torch.tensor(int(flag))
+        dist.all_reduce(total)
+        return bool(total.item())
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process process 0's buffers (running statistics)."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
+
+ALONE = World()
+"""The world of a program that torchrun did not start."""

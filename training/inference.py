@@ -1,0 +1,64 @@
+"""Batches -> logits, with test-time augmentation over the dihedral group."""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import nn
+
+from training.device import Precision
+
+# Each number of views is a subgroup of D4: (flip left-right, flip up-down, transpose).
+_FLIPS = [(h, v, t) for t in (False, True) for v in (False, True) for h in (False, True)]
+TTA_VIEWS = (1, 2, 4, 8)
+
+
+def dihedral_view(x: torch.Tensor, index: int) -> torch.Tensor:
+    """View ``index`` (0 to 7; 0 is x itself) of x [B, 3, H, W]; from 4 on height and width change places."""
+    horizontal, vertical, transpose = _FLIPS[index]
+    dims = [dim for dim, flip in ((3, horizontal), (2, vertical)) if flip]
+    x = x.flip(dims) if dims else x
+    # A transposed channels-last batch is not channels-last any more.
+    return x.transpose(2, 3).contiguous(memory_format=torch.channels_last) if transpose else x
+
+
+@torch.inference_mode()
+def batch_logits(model: nn.Module, x: torch.Tensor, *, precision: Precision, views: int = 1) -> torch.Tensor:
+    """Mean logit [B] float32 over the first ``views`` dihedral views of x [B, 3, H, W].
+
+    Logits are averaged rather than probabilities: the views are looks at one patch by one network, and a mean of
+    logits is not dominated by the one view that saturates.
+    """
+    total = torch.zeros(len(x), device=x.device)
+    with precision.autocast():
+        for index in range(views):
+            view = dihedral_view(x, index)
+            total += model(view if precision.name != "fp32" else view.float()).float()
+    return total / views
+
+
+def predict_logits(
+    models: Iterable[nn.Module], batches: Iterable, *, precision: Precision, views: int = 1,
+    after_batch: Callable[[int], None] = lambda n: None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Logits of all batches. Each patch is decoded once, whatever the number of networks and views.
+
+    Args:
+        models: networks, on the batches' device; put into evaluation mode here.
+        batches: yields (x, y, rows).
+        precision: number format.
+        views: 1, 2, 4 or 8 dihedral views.
+        after_batch: told the number of patches of each batch, for a progress bar; may raise to stop.
+
+    Returns:
+        (rows [N] int64, logits [number of networks, N] float32), in the order of the batches. Results stay on
+        the device until the end: one copy, one wait.
+    """
+    models = [model.eval() for model in models]
+    rows, logits = [np.empty(0, np.int64)], []
+    for x, _, batch_rows in batches:
+        logits.append(torch.stack([batch_logits(model, x, precision=precision, views=views) for model in models]))
+        rows.append(batch_rows)
+        after_batch(len(batch_rows))
+    found = torch.cat(logits, dim=1).cpu().numpy() if logits else np.empty((len(models), 0), np.float32)
+    return np.concatenate(rows), found

@@ -1,0 +1,47 @@
+"""SIGINT and SIGTERM: finish the step, write a checkpoint, say how to go on."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Stopped(Exception):
+    """The run was asked to stop and has written its checkpoint."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.exit_status = 128 + signum
+        """130 after SIGINT, 143 after SIGTERM: what a shell expects."""
+
+
+class StopRequest:
+    """Remembers that a signal came. Asked once a step."""
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+
+    @contextmanager
+    def listening(self, *, second_stops: bool = True) -> Iterator["StopRequest"]:
+        """Catch the signals inside the block; a second one ends the process at once.
+
+        Args:
+            second_stops: False under torchrun, where Ctrl-C reaches each process twice, from the terminal and
+                from torchrun; torchrun itself ends processes that do not stop.
+        """
+
+        def catch(signum: int, frame: FrameType | None) -> None:
+            if self.signum is not None and second_stops:
+                signal.signal(signum, signal.SIG_DFL)
+                os.kill(os.getpid(), signum)
+            self.signum = self.signum or signum
+            name = signal.Signals(signum).name
+            os.write(2, f"\n{name}: finishing this step, then writing a checkpoint (again: stop at once)\n".encode())
+
+        before = {signum: signal.signal(signum, catch) for signum in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)

@@ -1,0 +1,109 @@
+"""What is measured in an epoch, and how it is kept."""
+
+import csv
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from pipeline.files import write_csv
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How good probabilities are."""
+
+    loss: float
+    """Mean binary cross-entropy (log loss), nats."""
+    accuracy: float
+    """Share on the right side of 0.5."""
+    auc: float
+    """Area under the ROC curve; not a number where only one class is there."""
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of logits, float64, without overflow at either end."""
+    e = np.exp(-np.abs(logits.astype(np.float64)))
+    return np.where(logits >= 0, 1, e) / (1 + e)
+
+
+def log_loss(labels: np.ndarray, logits: np.ndarray) -> float:
+    """Mean binary cross-entropy from logits, exact also where the probability rounds to 0 or 1."""
+    z = logits.astype(np.float64)
+    return float(np.mean(np.maximum(z, 0) - z * labels + np.log1p(np.exp(-np.abs(z)))))
+
+
+def score(labels: np.ndarray, logits: np.ndarray) -> Scores:
+    """Scores of logits [N] against labels [N] of 0 and 1; accuracy and AUC need no probabilities, only order."""
+    both = 0 < labels.sum() < len(labels)
+    auc = float(roc_auc_score(labels, logits)) if both and np.isfinite(logits).all() else float("nan")
+    return Scores(log_loss(labels, logits), float(np.mean((logits > 0) == (labels > 0.5))), auc)
+
+
+def score_probabilities(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> Scores:
+    """Scores of probabilities [N]; accuracy with label 1 at ``threshold`` and above.
+
+    Probabilities of exactly 0 and 1 count as 1e-15 off in the log loss, as in scikit-learn.
+    """
+    p = np.clip(probabilities.astype(np.float64), 1e-15, 1 - 1e-15)
+    at = score(labels, np.log(p) - np.log1p(-p))
+    return dataclasses.replace(at, accuracy=float(np.mean((probabilities >= threshold) == (labels > 0.5))))
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """One row of metrics.csv."""
+
+    epoch: int
+    """From 1."""
+    train_loss: float
+    """Mean over the epoch, of the network in training (dropout on, augmented), without label smoothing."""
+    train_accuracy: float
+    """Likewise."""
+    val_loss: float
+    """Of the averaged weights, as all validation values."""
+    val_accuracy: float
+    val_auc: float
+    lr: float
+    """Learning rate of the epoch's last step."""
+    images_per_s: float
+    """Training patches a second, validation left out."""
+    data_wait: float
+    """Share of the training time, 0 to 1, in which the loop waited for a batch."""
+    seconds: float
+    """Of the epoch, validation included."""
+
+
+def write_metrics(path: Path, history: Sequence[EpochMetrics]) -> None:
+    """Write metrics.csv whole; floats with all their digits, so that equal runs give equal files."""
+    write_csv(path, [f.name for f in dataclasses.fields(EpochMetrics)], [dataclasses.astuple(m) for m in history])
+
+
+def read_metrics(path: Path) -> list[EpochMetrics]:
+    """The inverse of ``write_metrics``."""
+    with open(path, newline="") as file:
+        return [EpochMetrics(**{k: (int if k == "epoch" else float)(v) for k, v in row.items()})
+                for row in csv.DictReader(file)]  # fmt: skip
+
+
+def epoch_line(m: EpochMetrics, epochs: int, seconds_left: float, best: bool) -> str:
+    """The line printed after an epoch."""
+    left = f"{duration(seconds_left)} left" if m.epoch < epochs else "done"
+    return (
+        f"epoch {m.epoch:{len(str(epochs))}}/{epochs}  loss {m.train_loss:.4f}  val loss {m.val_loss:.4f}"
+        f"  accuracy {m.val_accuracy:.4f}  AUC {m.val_auc:.4f}{'*' if best else ' '}"
+        f"  {m.images_per_s:,.0f} images/s  data wait {m.data_wait:.0%}  {left}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them: 45 s, 3:07 min, 2:05 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02} h"

@@ -1,0 +1,71 @@
+"""Trained networks from run folders."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from models import create_model
+from pipeline.errors import UserError
+from pipeline.split import TRAIN
+from training.checkpoint import CheckpointError, WeightsInfo, load_weights
+from training.run_folder import RunFolder
+
+
+def load_networks(runs: Sequence[Path], device: torch.device) -> tuple[list[nn.Module], list[WeightsInfo]]:
+    """The best networks of ``runs``, in evaluation mode and channels-last on ``device``, and what they say of themselves.
+
+    Raises:
+        UserError: a run is missing, unfinished or damaged, or the runs differ in normalisation or patch size, so
+            that one pass over the patches cannot serve them all.
+    """
+    networks, infos = [], []
+    for run in runs:
+        folder = RunFolder(run)
+        if not run.is_dir():
+            raise UserError(f"--run {run}: expected the folder of a run, found {'a file' if run.exists() else 'nothing'}")
+        weights, info = load_weights(folder.best)
+        try:
+            network = create_model(info.model, dropout=info.dropout)
+            network.load_state_dict(weights)
+        except (ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(f"{folder.best}: does not fit this program's {info.model!r}: {reason}") from error
+        networks.append(network.to(device, memory_format=torch.channels_last).eval())
+        infos.append(info)
+    for run, info in zip(runs, infos, strict=True):
+        for what in ("normalisation", "patch_size"):
+            if getattr(info, what) != getattr(infos[0], what):
+                raise UserError(
+                    f"--run {run}: its {what} is {getattr(info, what)}, that of {runs[0]} is {getattr(infos[0], what)};"
+                    " such runs cannot be averaged in one pass: predict with each alone"
+                )
+    return networks, infos
+
+
+def not_trained_on(runs: Sequence[Path], ids: np.ndarray) -> np.ndarray:
+    """Rows [K] int64 of the patches ``ids`` that none of the runs was trained on, by their split.csv.
+
+    Raises:
+        UserError: a split.csv is missing or damaged.
+    """
+    trained: set[str] = set()
+    for run in runs:
+        trained |= _trained_ids(RunFolder(run).split)
+    return np.flatnonzero([i not in trained for i in ids.tolist()])
+
+
+def _trained_ids(path: Path) -> set[str]:
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            table = csv.DictReader(file)
+            if table.fieldnames != ["id", "part"]:
+                raise ValueError(f"expected the header id,part, found {table.fieldnames}")
+            return {row["id"] for row in table if row["part"] == TRAIN}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}; it says what was trained on") from error
+    except ValueError as error:
+        raise UserError(f"{path}: damaged: {error}") from error

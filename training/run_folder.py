@@ -1,0 +1,196 @@
+"""A run's folder: its files, how it is begun and how it is found again."""
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.errors import UserError
+from training.config import TrainConfig, check, from_dict, parse, preset_config, refuse_conflicts
+from training.device import cpu_model, describe_device, gpu_of_machine
+from pipeline.files import read_json, remove_leftovers
+
+CONFIG_SCHEMA = 1
+RUNS_DIR = Path("runs")
+_PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numpy", "pandas", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where each file of a run lies."""
+
+    path: Path
+    """The folder."""
+
+    @property
+    def config(self) -> Path:
+        """Settings and what they were applied to."""
+        return self.path / "config.json"
+
+    @property
+    def environment(self) -> Path:
+        """Machine, versions and command line of the run's last start."""
+        return self.path / "environment.json"
+
+    @property
+    def split(self) -> Path:
+        """id,part: which patches trained and which validated."""
+        return self.path / "split.csv"
+
+    @property
+    def metrics(self) -> Path:
+        """One row an epoch."""
+        return self.path / "metrics.csv"
+
+    @property
+    def validation(self) -> Path:
+        """id,label,probability of the best epoch."""
+        return self.path / "validation.csv"
+
+    @property
+    def last(self) -> Path:
+        """All state of the run, to resume from."""
+        return self.path / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """Weights of the epoch with the highest validation AUC."""
+        return self.path / "best.safetensors"
+
+    @property
+    def resume_command(self) -> str:
+        """The command that continues this run."""
+        processes = os.environ.get("WORLD_SIZE", "1")
+        start = "python" if processes == "1" else f"torchrun --nproc-per-node={processes}"
+        return f"{start} train.py --resume --out-dir {shlex.quote(str(self.path))}"
+
+    def create(self) -> None:
+        """Make the folder; remove what a killed process left half-written in it.
+
+        Raises:
+            UserError: it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"{self.path}: cannot be made: {reason}; give another --out-dir") from error
+        remove_leftovers(self.path)
+
+
+def settle(argv: Sequence[str], runs_dir: Path = RUNS_DIR, now: datetime | None = None) -> TrainConfig:
+    """Command line -> checked settings, ``run.out_dir`` filled in. Writes nothing.
+
+    With ``--resume`` the settings are those of the run in ``--out-dir`` (without it: the newest run in
+    ``runs_dir``), and flags that would change what it learns are refused.
+
+    Raises:
+        UserError: settings out of range, an existing run without ``--resume``, or a conflict with the run.
+    """
+    asked = parse(argv, TrainConfig())
+    out_dir = asked.run.out_dir
+    if out_dir is None and asked.run.resume:
+        out_dir = newest_run(runs_dir)
+    if asked.run.resume and out_dir is not None and (found := RunFolder(out_dir)).config.exists():
+        of_run = read_config(found.config)
+        config = parse(argv, of_run)
+        refuse_conflicts(config, of_run, out_dir)
+    else:
+        config = parse(argv, preset_config(asked.run.preset))
+    config = check(config)
+    if out_dir is None:
+        stamp = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
+        out_dir = runs_dir / f"{stamp}-{config.model.name}-s{config.run.seed}"
+    refuse_existing(out_dir, resume=config.run.resume)
+    return replace(config, run=replace(config.run, out_dir=out_dir))
+
+
+def refuse_existing(out_dir: Path, *, resume: bool) -> None:
+    """Raise UserError unless a run may be begun in (or, with ``resume``, continued from) ``out_dir``."""
+    if not out_dir.exists():
+        return
+    if not out_dir.is_dir():
+        raise UserError(f"{out_dir}: expected a folder for the run, found a file; give another --out-dir")
+    if resume and (out_dir / "config.json").exists():
+        return
+    content = [path.name for path in out_dir.iterdir() if not (path.name.startswith(".") and path.suffix == ".tmp")]
+    if not content:
+        return
+    if "config.json" in content:
+        raise UserError(
+            f"{out_dir}: already holds a run. Continue it with --resume, or give another --out-dir;"
+            " it is never overwritten"
+        )
+    raise UserError(
+        f"{out_dir}: is no run folder and not empty (it holds {sorted(content)[0]}); give another --out-dir"
+    )
+
+
+def newest_run(runs_dir: Path) -> Path | None:
+    """The run in ``runs_dir`` that was begun last, by its config.json; None without one."""
+    found = [path.parent for path in runs_dir.glob("*/config.json")]
+    return max(found, key=lambda path: ((path / "config.json").stat().st_mtime_ns, path.name), default=None)
+
+
+def read_config(path: Path) -> TrainConfig:
+    """Settings of a run from its config.json.
+
+    Raises:
+        UserError: the file is missing, damaged or of another version.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("schema") != CONFIG_SCHEMA:
+        found = content.get("schema") if isinstance(content, dict) else type(content).__name__
+        raise UserError(f"{path}: expected a run's settings of schema {CONFIG_SCHEMA}, found {found!r}")
+    return from_dict(content.get("settings") or {}, path)
+
+
+def describe_environment(device: torch.device, precision: str, processes: int) -> dict[str, Any]:
+    """Machine, versions and command line, for environment.json."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "packages": versions,
+        "cuda": torch.version.cuda,
+        "system": platform.platform(),
+        "cpu": cpu_model(),
+        "torch_threads": torch.get_num_threads(),
+        "gpu": gpu_of_machine() if device.type == "cuda" else None,
+        "device": describe_device(device),
+        "precision": precision,
+        "processes": processes,
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """Commit of this program, with "+" where files have been changed since; None outside a git checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not shutil.which("git") or not (root / ".git").exists():
+        return None
+    git = ["git", "-C", str(root)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=20, check=True)
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=20
+        )
+    except (subprocess.SubprocessError, OSError):
+        return None
+    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")

@@ -1,0 +1,157 @@
+"""One training step. It exists once: the loop and the bench import it."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from training.config import OptimSettings
+from training.device import Precision
+from training.distributed import ALONE, World
+
+
+class StepResult(NamedTuple):
+    """What one step gives: 0-dimensional tensors on the device, not waited for, and the rate it used."""
+
+    loss: torch.Tensor
+    """float32: mean binary cross-entropy of this process's patches, without label smoothing."""
+    correct: torch.Tensor
+    """int64: how many of them are on the right side of 0.5."""
+    gradient_norm: torch.Tensor
+    """float32: 2-norm of the whole gradient before clipping; not finite where a gradient scaler skips the step."""
+    lr: float
+    """Learning rate of this step."""
+
+
+class AveragedWeights(AveragedModel):
+    """Exponential moving average of all weights and buffers: torch's own, without its host synchronisation.
+
+    ``AveragedModel.update_parameters`` moves a counter between host and GPU in every step, which makes the host
+    wait. Here the counter stays a Python number and the lists are made once; the averaging function is torch's.
+
+    The decay starts low and rises to ``decay``, min(decay, (1 + n) / (10 + n)) after n steps (the rule of
+    TensorFlow's ExponentialMovingAverage): a run of few steps then forgets its random first weights too.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        self._decay = decay
+        self._averages, self._counters = _float_and_other(self.module)
+        self._current, self._current_counters = _float_and_other(model)
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Move the average towards the weights of ``model``, the one it was made from."""
+        n = int(self.n_averaged)  # lives on the host: no synchronisation
+        get_ema_multi_avg_fn(min(self._decay, (1 + n) / (10 + n)))(self._averages, self._current, n)
+        if self._counters:  # BatchNorm's int64 count of batches has no meaningful average
+            torch._foreach_copy_(self._counters, self._current_counters)
+        self.n_averaged += 1
+
+
+def _float_and_other(model: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    tensors = [t.detach() for t in (*model.parameters(), *model.buffers())]
+    return [t for t in tensors if t.is_floating_point()], [t for t in tensors if not t.is_floating_point()]
+
+
+def make_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
+    """Fused AdamW or SGD. Weight decay on matrices and convolutions alone: shrinking biases and normalisation
+    gains only costs accuracy (He et al., 2019, "Bag of tricks", arXiv:1812.01187)."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=True)
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+
+
+def smoothed(labels: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """0/1 labels [B] -> smoothing / 2 and 1 - smoothing / 2."""
+    return labels * (1 - smoothing) + smoothing / 2
+
+
+class TrainStep:
+    """Forward, loss, backward, clipping, optimiser, schedule and weight average of one batch.
+
+    Nothing in a call waits for the GPU.
+
+    Args:
+        model: x [B, 3, H, W] -> logits [B]; moved to the device and to channels-last here.
+        settings: how to optimise.
+        total_steps: length of the one-cycle schedule.
+        device, precision: where and in which number format.
+        world: this process among the others.
+    """
+
+    def __init__(
+        self, model: nn.Module, settings: OptimSettings, *, total_steps: int, device: torch.device,
+        precision: Precision, world: World = ALONE,
+    ) -> None:  # fmt: skip
+        self.settings, self.precision, self.device = settings, precision, device
+        model = world.synchronise_batch_norm(model, device)
+        self.model = model.to(device, memory_format=torch.channels_last).train()
+        self._ema = AveragedWeights(self.model, settings.ema_decay) if settings.ema_decay else None
+        self._optimizer = make_optimizer(self.model, settings)
+        self._schedule = OneCycleLR(
+            self._optimizer, settings.lr, total_steps=total_steps, pct_start=settings.warmup, cycle_momentum=False
+        )
+        self._scaler = torch.amp.GradScaler(device.type, enabled=precision.needs_scaler)
+        self._parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self._forward: Callable[[torch.Tensor], torch.Tensor] = world.wrap(self.model, device)
+        if settings.compile:
+            self._forward = torch.compile(self._forward)
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The weights to validate and to keep: the average, or the network itself where averaging is off."""
+        return self._ema.module if self._ema else self.model
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor) -> StepResult:
+        """Learn from one batch: x [B, 3, H, W] channels-last, y [B] float32 of 0 and 1, both on the device."""
+        lr = self._optimizer.param_groups[0]["lr"]
+        with self.precision.autocast():
+            logits = self._forward(x if self.precision.name != "fp32" else x.float())
+        logits = logits.float()
+        loss = F.binary_cross_entropy_with_logits(logits, smoothed(y, self.settings.label_smoothing))
+        self._scaler.scale(loss).backward()
+        self._scaler.unscale_(self._optimizer)
+        norm = nn.utils.get_total_norm(p.grad for p in self._parameters if p.grad is not None)
+        if self.settings.grad_clip:
+            nn.utils.clip_grads_with_norm_(self._parameters, self.settings.grad_clip, norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._schedule.step()
+        if self._ema:
+            self._ema.update_parameters(self.model)
+        with torch.no_grad():
+            logits = logits.detach()
+            return StepResult(
+                F.binary_cross_entropy_with_logits(logits, y), ((logits > 0) == (y > 0.5)).sum(), norm, lr
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs to go on exactly: tensors and plain values."""
+        return {name: part.state_dict() for name, part in self._parts()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse. Raises KeyError, ValueError or RuntimeError where ``state`` belongs to another network."""
+        for name, part in self._parts():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> Iterable[tuple[str, Any]]:
+        yield "model", self.model
+        if self._ema:
+            yield "ema", self._ema
+        yield "optimizer", self._optimizer
+        yield "schedule", self._schedule
+        yield "scaler", self._scaler
