@@ -8,30 +8,40 @@ DEMO := data/demo
 NEEDED_GB := 8
 MINUTES ?= 10
 
-.PHONY: demo test bench gpu-check soak fuzz lint lock clean help
+.PHONY: help demo test fuzz lint lock clean
 
 help:
 	@echo "make demo    install, make SYNTHETIC data, train, predict: the whole way through once"
 	@echo "make test    install, run the tests (HCD_DATA=FOLDER_OR_ZIP adds those on real data)"
+	@echo "make fuzz    mutate TIFF files for MINUTES=10"
 	@echo "make lint    ruff over the code"
 	@echo "make lock    make requirements.txt anew from pyproject.toml"
 	@echo "make clean   remove $(VENV), $(DEMO), runs/demo and cache/"
 
 demo: $(STAMP)
-	$(BIN)/python -m bench.demo
+	$(BIN)/python demo.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+# Mutated TIFF files for longer than `make test` gives them.
+fuzz: $(STAMP)
+	FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s tests/test_fuzz_tiff.py
 
 lint: $(STAMP)
 	$(BIN)/python -m pip install -q ruff
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-# requirements.txt: every package, pinned, for every Python that the project runs on.
+# Every package, pinned, for every Python that the project runs on. The second file is for drivers older than
+# CUDA 13's: DALI's CUDA 12 build, and the last torch whose plain build on PyPI is one for CUDA 12.
+COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --no-emit-index-url \
+	--custom-compile-command "make lock"
 lock: $(STAMP)
 	$(BIN)/python -m pip install -q uv
-	$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --no-emit-index-url \
-		--custom-compile-command "make lock" --output-file requirements.txt
+	$(COMPILE) pyproject.toml --output-file requirements.txt
+	sed 's/dali-cuda130/dali-cuda120/; s/"torch>=.*"/"torch==2.10.0"/; s/"torchvision>=.*"/"torchvision==0.25.0"/' \
+		pyproject.toml > $(VENV)/pyproject.toml
+	$(COMPILE) $(VENV)/pyproject.toml --output-file requirements-cu12.txt
 
 $(STAMP): requirements.txt
 	@$(PYTHON) check_machine.py $(NEEDED_GB)

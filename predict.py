@@ -18,18 +18,18 @@ from tqdm import tqdm
 
 from pipeline.dataset import PatchTable, open_dataset
 from pipeline.errors import UserError
+from pipeline.files import write_csv
 from pipeline.loader import Loader
 from pipeline.open import open_source
 from pipeline.settings import AUGMENTATIONS
 from pipeline.sources import check_source_size
+from pipeline.submission import write_submission
 from training.build import SYNTHETIC_NOTE, input_settings
 from training.command import run_command
 from training.device import choose_device, choose_precision, prepare_backends
-from pipeline.files import write_csv
 from training.inference import predict_logits
 from training.metrics import score_probabilities, sigmoid
 from training.networks import load_networks, not_trained_on
-from pipeline.submission import write_submission
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class PredictSettings:
     """Folder of a run; given several times, the networks' probabilities are averaged."""
     data_dir: Path
     """Kaggle's folder or Kaggle's .zip; it may be read-only."""
-    out: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: submission.csv; none with --evaluate)")] = None
+    out: Annotated[
+        Path | None, tyro.conf.arg(help_behavior_hint="(default: submission.csv; none with --evaluate)")
+    ] = None
     """File to write: the submission, or with --evaluate id,label,probability."""
     tta: Literal[1, 2, 4, 8] = 1
     """Views of each patch whose logits are averaged: as it is, flipped, both flips, all flips and quarter turns."""

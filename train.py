@@ -8,20 +8,18 @@ torchrun --nproc-per-node=N train.py ...           trains with N processes on th
 import sys
 from collections.abc import Sequence
 
-from pipeline.split import split_table
+from pipeline.files import write_json
+from pipeline.split import write_split
 from report.plots import write_run_plots
-from training.build import build_model, describe_run, train_inputs
-from training.checkpoint import WeightsInfo
+from training.build import TrainInputs, build_trainer, describe_run, train_inputs
 from training.command import run_command
-from training.config import config_hash
+from training.config import TrainConfig
 from training.device import choose_device, choose_precision, describe_device, prepare_backends
 from training.diagnose import diagnose
 from training.distributed import World
-from pipeline.files import write_csv, write_json
 from training.interrupt import Stopped, StopRequest
-from training.loop import Patches, Progress, Trainer
+from training.loop import Progress, Trainer
 from training.run_folder import RunFolder, describe_environment, settle
-from training.step import TrainStep
 
 
 def train(argv: Sequence[str]) -> None:
@@ -34,38 +32,13 @@ def train(argv: Sequence[str]) -> None:
         precision = choose_precision(config.optim.precision, device)
         prepare_backends(device)
         with train_inputs(config, folder, device, world) as inputs:
-            model = build_model(config.model, config.run.seed, world)
-            step = TrainStep(
-                model, config.optim, total_steps=config.optim.epochs * len(inputs.train), device=device,
-                precision=precision, world=world,
-            )  # fmt: skip
             stop = StopRequest()
-            trainer = Trainer(
-                step, inputs.train, inputs.validation, Patches(inputs.table.ids, inputs.table.labels), folder,
-                info=lambda epoch, auc: WeightsInfo(
-                    config.model.name, config.model.dropout, inputs.normalisation, inputs.patch_size, epoch, auc,
-                    inputs.table.synthetic,
-                ),
-                belongs_to={"config_hash": config_hash(config), "data_fingerprint": inputs.fingerprint},
-                seed=config.run.seed, epochs=config.optim.epochs, checkpoint_every=config.run.checkpoint_every,
-                world=world, stop=stop,
-            )  # fmt: skip
-            resume = config.run.resume and folder.last.exists()
-            if resume:
-                trainer.load()
-                world.say(f"{folder.path}: {resuming_at(trainer.progress, len(inputs.train))}")
-            elif config.run.resume:
-                world.say(f"{folder.path}: nothing to resume; starting from the beginning")
-            if world.is_main and not resume:
-                folder.create()
-                write_json(folder.config, describe_run(config, inputs))
-                table = split_table(inputs.table.ids, inputs.split)
-                write_csv(folder.split, table.columns, table.itertuples(index=False))
-            if world.is_main:
-                write_json(folder.environment, describe_environment(device, precision.name, world.size))
+            trainer = build_trainer(config, folder, inputs, device, precision, world, stop)
+            begin(config, folder, inputs, trainer, world)
+            parameters = sum(p.numel() for p in trainer.step.model.parameters())
             world.say(
-                f"{config.model.name}, {sum(p.numel() for p in step.model.parameters()) / 1e6:.2f} M parameters,"
-                f" {precision.name} on {describe_device(device)}; run folder {folder.path}"
+                f"{config.model.name}, {parameters / 1e6:.2f} M parameters, {precision.name} on"
+                f" {describe_device(device)}; run folder {folder.path}"
             )
             with stop.listening(second_stops=world.size == 1):
                 try:
@@ -77,9 +50,21 @@ def train(argv: Sequence[str]) -> None:
             finish(folder, progress, synthetic=inputs.table.synthetic)
 
 
-def resuming_at(progress: Progress, batches: int) -> str:
-    """Where a resumed run goes on."""
-    return f"resuming in epoch {progress.epoch + 1} at batch {progress.next_batch + 1} of {batches}"
+def begin(config: TrainConfig, folder: RunFolder, inputs: TrainInputs, trainer: Trainer, world: World) -> None:
+    """Load the last checkpoint, or make the run folder with all that is known before the first step."""
+    resume = config.run.resume and folder.last.exists()
+    if resume:
+        trainer.load()
+        world.say(f"{folder.path}: {trainer.progress.describe(config.optim.epochs, len(inputs.train))}")
+    elif config.run.resume:
+        world.say(f"{folder.path}: nothing to resume; starting from the beginning")
+    if not world.is_main:
+        return
+    folder.create()
+    if not resume:
+        write_json(folder.config, describe_run(config, inputs))
+        write_split(folder.split, inputs.table.ids, inputs.split)
+    write_json(folder.environment, describe_environment(trainer.step.device, trainer.step.precision, world.size))
 
 
 def finish(folder: RunFolder, progress: Progress, *, synthetic: bool) -> None:

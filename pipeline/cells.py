@@ -36,7 +36,7 @@ class CellKind:
     """Radius of the cell / radius of its nucleus; (0, 0) draws the nucleus alone."""
     cytoplasm_stain: tuple[float, float] = (0, 0)
     """Amounts of haematoxylin and of eosin in the cytoplasm."""
-    variants: int = 20
+    variants: int = 16
     """Different cells of this kind in a slide's library."""
 
 
@@ -75,11 +75,8 @@ class Cell:
     """float32 [2, s, s]: haematoxylin and eosin."""
     inside: np.ndarray
     """bool [s, s]: the cell's own pixels; the middle one is always among them."""
-
-    @property
-    def half(self) -> int:
-        """The stamp reaches so many px beyond its middle pixel."""
-        return len(self.keep) // 2
+    half: int
+    """s // 2: the stamp reaches so many px beyond its middle pixel."""
 
 
 def draw_cells(rng: np.random.Generator, kind: CellKind, scale: float = 1.0) -> tuple[Cell, ...]:
@@ -123,7 +120,7 @@ def _draw_cell(rng: np.random.Generator, kind: CellKind, radius: float) -> Cell:
     cover = 1 - nucleus
     body, keep = body * cover, (1 - body) * cover
     add = np.stack([body * body_h + nucleus * nucleus_h, body * body_e + nucleus * NUCLEAR_EOSIN])
-    return Cell(keep.astype(np.float32), add.astype(np.float32), cell > 0.5)
+    return Cell(keep.astype(np.float32), add.astype(np.float32), cell > 0.5, half)
 
 
 def smooth_field(rng: np.random.Generator, n: int, size: int, cell: float) -> np.ndarray:

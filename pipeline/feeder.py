@@ -66,7 +66,9 @@ class Feeder:
         parts = [chunk.result() for chunk in chunks]
         self._read_ahead()
         if isinstance(self._source, ResidentSource):
-            return job, self._source.take(job.rows)
+            patches = self._source.take(job.rows)
+            # DALI asks torch for a CUDA stream as soon as it is given any tensor: on a CPU it gets an array.
+            return job, patches if patches.is_cuda else patches.numpy()
         if isinstance(self._source, TiffSource):
             return job, [file for part in parts for file in part]
         return job, slot[: len(job.rows)]

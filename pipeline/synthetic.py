@@ -130,7 +130,7 @@ def write_dataset(
 
 
 def plan_parts(settings: SynthSettings, split: str) -> Iterator[Part]:
-    """Deal a split's scenes, shuffled, to its slides: their shares are exact over the split, not the slide."""
+    """Deal a split's shuffled scenes to its slides: their shares are exact over the split, not the slide."""
     count = getattr(settings, split)
     positives = round(count * POSITIVE_SHARE)
     near_misses = round((count - positives) * NEAR_MISS_SHARE)

@@ -65,9 +65,18 @@ class Structure:
     height: int
     width: int
     compression: int  # the tag's value, a key of ``COMPRESSIONS``
-    tiled: bool
+    tile_width: int | None  # None: strips, as wide as the image
     chunks: tuple[Chunk, ...]  # in image order
     looked_at: tuple[tuple[int, int], ...]  # byte ranges [start, end) of the file that this depends on
+
+    @property
+    def tiled(self) -> bool:
+        return self.tile_width is not None
+
+    @property
+    def chunk_row_nbytes(self) -> int:
+        """Of pixels, in one row of a strip or tile."""
+        return (self.tile_width or self.width) * CHANNELS
 
 
 NONE, LZW, DEFLATE, DEFLATE_OLD, PACKBITS = 1, 5, 8, 32946, 32773
@@ -163,11 +172,11 @@ def read_structure(data: bytes | memoryview, file_size: int | None = None) -> St
     height, width = _image_size(header)
     _check_samples(header)
     compression = _check_compression(header)
-    tiled, chunks = _read_chunks(header, height, width, compression)
+    tile_width, chunks = _read_chunks(header, height, width, compression)
     metadata = [(entry.start, entry.end) for entry in header.entries.values() if not entry.is_inline]
     rigid = [(0, HEADER_NBYTES), ifd, *((chunk.offset, chunk.offset + chunk.nbytes) for chunk in chunks)]
     _check_overlaps(rigid, metadata)
-    return Structure(height, width, compression, tiled, chunks, tuple(header.looked_at))
+    return Structure(height, width, compression, tile_width, chunks, tuple(header.looked_at))
 
 
 def _image_size(header: Header) -> tuple[int, int]:
@@ -226,8 +235,10 @@ def _check_compression(header: Header) -> int:
     return compression
 
 
-def _read_chunks(header: Header, height: int, width: int, compression: int) -> tuple[bool, tuple[Chunk, ...]]:
-    """Whether the image is tiled, and its strips or tiles, each proven to lie inside the file."""
+def _read_chunks(
+    header: Header, height: int, width: int, compression: int
+) -> tuple[int | None, tuple[Chunk, ...]]:
+    """The tiles' width, None for strips, and the strips or tiles, each proven to lie inside the file."""
     tile_tags = _TILE_TAGS & header.entries.keys()
     if tile_tags and _STRIP_TAGS & header.entries.keys():  # RowsPerStrip in a tiled file makes DALI fail
         raise TiffError("has both strips and tiles")
@@ -240,6 +251,7 @@ def _read_chunks(header: Header, height: int, width: int, compression: int) -> t
         decoded = [tile_height * tile_width * CHANNELS] * n_tiles  # those at the edges are padded
         offsets_tag, counts_tag, what = Tag.TILE_OFFSETS, Tag.TILE_BYTE_COUNTS, "tile"
     else:
+        tile_width = None
         rows = header.number(Tag.ROWS_PER_STRIP, _NO_LIMIT)
         if rows != _NO_LIMIT and not 1 <= rows <= _MAX_ROWS_PER_STRIP:
             raise TiffError(f"has strips of {rows} rows; expected 1 to {_MAX_ROWS_PER_STRIP} or {_NO_LIMIT}")
@@ -257,7 +269,7 @@ def _read_chunks(header: Header, height: int, width: int, compression: int) -> t
             raise TiffError(f"is truncated or damaged: {what} {index} should be {where}")
         if nbytes == 0 or (compression == NONE and nbytes != decoded_nbytes):
             raise TiffError(f"{what} {index} has {nbytes} bytes for {decoded_nbytes} of pixels")
-    return bool(tile_tags), chunks
+    return tile_width, chunks
 
 
 def _check_overlaps(rigid: list[tuple[int, int]], metadata: list[tuple[int, int]]) -> None:

@@ -9,6 +9,7 @@ Decoded bytes are counted, not kept: memory depends on a stream's own size, what
 """
 
 import zlib
+from functools import partial
 
 import numpy as np
 
@@ -40,7 +41,10 @@ def check_streams(data: bytes | memoryview) -> None:
     structure = read_structure(data)
     if structure.compression == NONE:
         return
-    count_decoded = _COUNTERS[structure.compression]
+    if structure.compression == PACKBITS:
+        count_decoded = partial(count_packbits, row_nbytes=structure.chunk_row_nbytes)
+    else:
+        count_decoded = _COUNTERS[structure.compression]
     what = "tile" if structure.tiled else "strip"
     view = memoryview(data)
     for index, (offset, nbytes, expected) in enumerate(structure.chunks):
@@ -77,19 +81,25 @@ def count_deflate(stream: memoryview, limit: int) -> int:
     return count
 
 
-def count_packbits(stream: memoryview, limit: int) -> int:
-    """Bytes that a PackBits stream decodes to; stops once they are more than ``limit``."""
+def count_packbits(stream: memoryview, limit: int, row_nbytes: int) -> int:
+    """Bytes that a PackBits stream decodes to; stops once they are more than ``limit``.
+
+    TIFF packs each row of ``row_nbytes`` pixel bytes by itself. Where a run goes on into the next row
+    nevertheless, Pillow follows it and DALI discards the rest of it.
+    """
     count = position = 0
     while position < len(stream) and count <= limit:
         head = stream[position]
         if head < 128:  # head + 1 literal bytes follow
-            position += head + 2
-            count += head + 1
+            n_new, n_read = head + 1, head + 2
         elif head > 128:  # the next byte, 257 - head times
-            position += 2
-            count += 257 - head
+            n_new, n_read = 257 - head, 2
         else:  # 128: nothing
-            position += 1
+            n_new, n_read = 0, 1
+        if count < limit and count % row_nbytes + n_new > row_nbytes:
+            raise StreamError(f"a run at byte {count} goes beyond the end of its row")
+        count += n_new
+        position += n_read
     if position > len(stream):
         raise StreamError("it ends too early")
     return count
@@ -156,4 +166,4 @@ def _check_trailing(nbytes: int) -> None:
         raise StreamError(f"{nbytes} bytes follow its end")
 
 
-_COUNTERS = {LZW: count_lzw, DEFLATE: count_deflate, DEFLATE_OLD: count_deflate, PACKBITS: count_packbits}
+_COUNTERS = {LZW: count_lzw, DEFLATE: count_deflate, DEFLATE_OLD: count_deflate}

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from report import style
@@ -122,3 +122,28 @@ def draw_bars(ax: Axes, names: Sequence[str], values: Sequence[float], colours: 
     ax.margins(y=0.15)
     ax.grid(False, axis="x")
     ax.set(title=title, ylabel=ylabel)
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+
+
+@style.look()
+def title_picture(ax: Axes, title: str) -> None:
+    """A panel that shows a picture: a title and no axes."""
+    style.hide_axes(ax)
+    ax.set_title(title)
+
+
+@style.look()
+def draw_slides(left: Axes, right: Axes, counts: np.ndarray, positive: np.ndarray, colour: np.ndarray) -> None:
+    """Slides as dots: prevalence over patches on the left, mean blue over mean red [S, 3] on the right.
+
+    Without labels ``positive`` [S] is NaN, and the left panel shows the patches alone.
+    """
+    if np.isfinite(positive).all():
+        left.scatter(counts, positive, s=22, color=style.POSITIVE, alpha=0.75, edgecolors="white", linewidths=0.5)
+        left.set(title="Prevalence", xlabel="patches of the slide", ylabel="positive", ylim=(-0.03, 1.03))
+        left.yaxis.set_major_formatter(PercentFormatter(1))
+    else:
+        left.hist(counts, bins=20, color=style.TEST)
+        left.set(title="Patches of each slide", xlabel="patches of the slide", ylabel="slides")
+    right.scatter(colour[:, 0], colour[:, 2], s=34, c=np.clip(colour, 0, 1), edgecolors="#555555", linewidths=0.5)
+    right.set(title="Mean colour", xlabel="mean red, 0 to 1", ylabel="mean blue, 0 to 1")

@@ -64,6 +64,8 @@ class Table:
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
     caption: str = ""
+    shown: int | None = None
+    """Rows on the page; the file always has all."""
     kind: str = "table"
 
 
@@ -216,7 +218,8 @@ def _view(block: Block, synthetic: bool) -> dict[str, Any]:
         ]
         return {"kind": "gallery", "items": items, "caption": block.caption}
     if isinstance(block, Table):
-        return {"kind": "table", "header": block.header, "rows": block.rows, "caption": block.caption}
+        return {"kind": "table", "header": block.header, "rows": block.rows[: block.shown],
+                "caption": block.caption}  # fmt: skip
     if isinstance(block, Points):
         return {"kind": "points", "points": block.items}
     return {"kind": block.kind, "text": block.text}

@@ -6,6 +6,7 @@ Shared by the tests of the header reader, of the data set's validation and of DA
 import os
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -156,19 +157,13 @@ def file_cases() -> list[Case]:
 
 def dataset_cases() -> list[Case]:
     """Sound files that do not belong among patches of 96 x 96."""
-    sizes = [(64, 64), (95, 96), (96, 97), (192, 192)]
-    build = {size: make_tiff(make_patch(*size)) for size in sizes}
-    return [
-        Case(
-            f"{width} x {height} among 96 x 96",
-            lambda path, data=build[height, width]: path.write_bytes(data),
-            "refuse",
-            f"{width} x {height}",
-            make_patch(height, width),
-            "dataset",
-        )  # fmt: skip
-        for height, width in sizes
-    ]
+    cases = []
+    for height, width in ((64, 64), (95, 96), (96, 97), (192, 192)):
+        patch = make_patch(height, width)
+        build = partial(Path.write_bytes, data=make_tiff(patch))
+        name = f"{width} x {height}"
+        cases.append(Case(f"{name} among 96 x 96", build, "refuse", name, patch, "dataset"))
+    return cases
 
 
 CASES: list[Case] = [

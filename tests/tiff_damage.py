@@ -3,6 +3,7 @@
 import struct
 import zlib
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from tiff_maker import (
@@ -18,15 +19,25 @@ from tiff_maker import (
     bad,
     lzw_encode,
     make_tiff,
+    packbits_encode,
     tagged,
 )  # fmt: skip
+
+
+def encoder_of(compression: int) -> Callable[[bytes], bytes]:
+    """For PATCH: PackBits packs each of its rows by itself."""
+    return (
+        partial(packbits_encode, row_nbytes=PATCH[0].nbytes)
+        if compression == PACKBITS
+        else ENCODERS[compression]
+    )
 
 
 def damaged(compression: int, at: float, new: bytes = b"", *, remove: int = 0) -> bytes:
     """A file whose compressed stream is damaged at the fraction ``at`` of its length; its count is right."""
 
     def encoder(data: bytes) -> bytes:
-        stream = ENCODERS[compression](data)
+        stream = encoder_of(compression)(data)
         start = int(at * len(stream))
         return stream[:start] + new + stream[start + len(new) + remove :]
 
@@ -168,10 +179,16 @@ def broken_streams() -> list[Case]:
             make_tiff(PATCH, compression=LZW, encoder=lambda d: lzw_encode(d, clear_at=9999)),
             "overflows",
         ),
+        # Pillow follows such runs, DALI does not.
+        bad(
+            "PackBits runs beyond rows",
+            make_tiff(black, compression=PACKBITS, encoder=packbits_encode),
+            "beyond the end of its row",
+        ),
         bad("PackBits too short by a byte", damaged(PACKBITS, 0.9, remove=1), ""),
     ]
     for name, compression in (("LZW", LZW), ("Deflate", DEFLATE), ("PackBits", PACKBITS)):
-        encode = ENCODERS[compression]
+        encode = encoder_of(compression)
         shorter = make_tiff(
             PATCH, compression=compression, encoder=lambda data, encode=encode: encode(data[:-1])
         )

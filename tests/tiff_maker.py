@@ -5,6 +5,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -65,8 +66,12 @@ def lzw_encode(data: bytes, *, end: bool = True, clear_at: int = 4094) -> bytes:
     return int(text.ljust(8 * n_bytes, "0"), 2).to_bytes(n_bytes, "big")
 
 
-def packbits_encode(data: bytes) -> bytes:
-    """PackBits with runs, literals and the odd no-op."""
+def packbits_encode(data: bytes, row_nbytes: int | None = None) -> bytes:
+    """PackBits with runs, literals and a no-op; without ``row_nbytes`` as if all were one row."""
+    if row_nbytes:
+        return b"".join(
+            packbits_encode(data[start : start + row_nbytes]) for start in range(0, len(data), row_nbytes)
+        )
     out, position = bytearray([128]), 0
     while position < len(data):
         run = 1
@@ -123,10 +128,14 @@ def make_tiff(
     reverse.
     """
     chunks = []
-    for chunk in cut(pixels, rows_per_strip, tile):
+    for piece in cut(pixels, rows_per_strip, tile):
+        chunk = piece
         if predictor == 2:
             chunk = np.concatenate([chunk[:, :1], chunk[:, 1:] - chunk[:, :-1]], axis=1)
-        chunks.append((encoder or ENCODERS[compression])(chunk.tobytes()))
+        encode = encoder or ENCODERS[compression]
+        if encode is packbits_encode and encoder is None:
+            encode = partial(packbits_encode, row_nbytes=chunk[0].nbytes)
+        chunks.append(encode(chunk.tobytes()))
     height, width, channels = pixels.shape
     values: dict[int, Values] = {
         254: (LONG, [0]), 256: (LONG, [width]), 257: (LONG, [height]), 258: (SHORT, [8] * channels),

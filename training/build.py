@@ -25,9 +25,14 @@ from pipeline.settings import (
     read_tuned,
 )
 from pipeline.split import Split, make_split, read_groups, read_split
+from training.checkpoint import WeightsInfo
 from training.config import DataSettings, ModelSettings, TrainConfig, config_hash, to_dict
+from training.device import Precision
 from training.distributed import ALONE, World
+from training.interrupt import StopRequest
+from training.loop import Patches, Trainer
 from training.run_folder import CONFIG_SCHEMA, RunFolder
+from training.step import TrainStep
 
 SYNTHETIC_NOTE = "SYNTHETIC data: nothing here says anything about real tissue"
 
@@ -139,7 +144,8 @@ def check_split(split: Split, labels: np.ndarray, batch_size: int, processes: in
     for name, rows in (("training", split.train), ("validation", split.validation)):
         if len(rows) < processes:
             raise UserError(
-                f"the {name} set has {len(rows)} patches, expected at least {processes}; change --val-fraction or --folds"
+                f"the {name} set has {len(rows)} patches, expected at least {processes}; change --val-fraction or"
+                " --folds"
             )
         counts = np.bincount(labels[rows], minlength=2)
         if not counts.all():
@@ -175,6 +181,30 @@ def build_model(settings: ModelSettings, seed: int, world: World = ALONE) -> nn.
     # From here on the processes draw their own dropout masks.
     torch.manual_seed(seed + world.rank)
     return model
+
+
+def build_trainer(
+    config: TrainConfig, folder: RunFolder, inputs: TrainInputs, device: torch.device, precision: Precision,
+    world: World, stop: StopRequest,
+) -> Trainer:  # fmt: skip
+    """The loop with a fresh network, about to do its first step."""
+    step = TrainStep(
+        build_model(config.model, config.run.seed, world), config.optim, device=device, precision=precision,
+        total_steps=config.optim.epochs * len(inputs.train), world=world,
+    )  # fmt: skip
+
+    def info(epoch: int, val_auc: float) -> WeightsInfo:
+        return WeightsInfo(
+            model=config.model.name, dropout=config.model.dropout, normalisation=inputs.normalisation,
+            patch_size=inputs.patch_size, epoch=epoch, val_auc=val_auc, synthetic=inputs.table.synthetic,
+        )  # fmt: skip
+
+    return Trainer(
+        step, inputs.train, inputs.validation, Patches(inputs.table.ids, inputs.table.labels), folder, info=info,
+        belongs_to={"config_hash": config_hash(config), "data_fingerprint": inputs.fingerprint},
+        seed=config.run.seed, epochs=config.optim.epochs, checkpoint_every=config.run.checkpoint_every, world=world,
+        stop=stop,
+    )  # fmt: skip
 
 
 def describe_run(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The two files that hold weights: last.pt, to resume from, and best.safetensors, to predict with."""
 
 import hashlib
+import io
 import json
 import zipfile
 from collections.abc import Mapping
@@ -14,8 +15,8 @@ import torch
 from torch import nn
 
 from pipeline.errors import UserError
-from pipeline.settings import Normalisation
 from pipeline.files import write_whole
+from pipeline.settings import Normalisation
 
 CHECKPOINT_SCHEMA = 1
 WEIGHTS_SCHEMA = 1
@@ -27,7 +28,9 @@ class CheckpointError(UserError):
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write ``state`` (tensors and plain values, nested) to ``path``, whole or not at all."""
-    write_whole(path, lambda file: torch.save({"schema": CHECKPOINT_SCHEMA, **state}, file))
+    content = io.BytesIO()  # torch would turn the file's "disk full" into an error without that name
+    torch.save({"schema": CHECKPOINT_SCHEMA, **state}, content)
+    write_whole(path, lambda file: file.write(content.getbuffer()))
 
 
 def load_checkpoint(path: Path, *, belongs_to: Mapping[str, str]) -> dict[str, Any]:
@@ -59,7 +62,10 @@ def load_checkpoint(path: Path, *, belongs_to: Mapping[str, str]) -> dict[str, A
         ) from error
     for key, expected in belongs_to.items():
         if state.get(key) != expected:
-            raise CheckpointError(f"{path}: belongs to another run: its {key} is {state.get(key)}, expected {expected}")
+            raise CheckpointError(
+                f"{path}: belongs to other settings or other data: its {key} is {state.get(key)}, expected {expected}."
+                " Resume with the run's own config.json and the data set it began with"
+            )
     return state
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from pipeline.files import write_csv
 from training.checkpoint import CheckpointError, WeightsInfo, load_checkpoint, save_checkpoint, save_weights
 from training.distributed import World
-from pipeline.files import write_csv
 from training.inference import predict_logits
 from training.interrupt import Stopped, StopRequest
 from training.metrics import EpochMetrics, Scores, epoch_line, score, sigmoid, write_metrics
@@ -77,6 +77,12 @@ class Progress:
     def start_epoch(self) -> None:
         """Forget what belongs to the epoch that has ended."""
         self.next_batch, self.images, self.train_s, self.wait_s = 0, 0, 0.0, 0.0
+
+    def describe(self, epochs: int, batches: int) -> str:
+        """Where a resumed run goes on, for the user."""
+        if self.epoch >= epochs:
+            return f"all {epochs} epochs are done already"
+        return f"resuming in epoch {self.epoch + 1} after {self.next_batch} of {batches} batches"
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values, for the checkpoint."""

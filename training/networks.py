@@ -16,7 +16,7 @@ from training.run_folder import RunFolder
 
 
 def load_networks(runs: Sequence[Path], device: torch.device) -> tuple[list[nn.Module], list[WeightsInfo]]:
-    """The best networks of ``runs``, in evaluation mode and channels-last on ``device``, and what they say of themselves.
+    """The best networks of ``runs``, ready to predict on ``device``, and what they say of themselves.
 
     Raises:
         UserError: a run is missing, unfinished or damaged, or the runs differ in normalisation or patch size, so
@@ -26,7 +26,8 @@ def load_networks(runs: Sequence[Path], device: torch.device) -> tuple[list[nn.M
     for run in runs:
         folder = RunFolder(run)
         if not run.is_dir():
-            raise UserError(f"--run {run}: expected the folder of a run, found {'a file' if run.exists() else 'nothing'}")
+            found = "a file" if run.exists() else "nothing"
+            raise UserError(f"--run {run}: expected the folder of a run, found {found}")
         weights, info = load_weights(folder.best)
         try:
             network = create_model(info.model, dropout=info.dropout)

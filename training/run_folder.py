@@ -16,9 +16,9 @@ from typing import Any
 import torch
 
 from pipeline.errors import UserError
-from training.config import TrainConfig, check, from_dict, parse, preset_config, refuse_conflicts
-from training.device import cpu_model, describe_device, gpu_of_machine
 from pipeline.files import read_json, remove_leftovers
+from training.config import TrainConfig, check, from_dict, parse, preset_config, refuse_conflicts
+from training.device import Precision, cpu_model, describe_device, gpu_of_machine
 
 CONFIG_SCHEMA = 1
 RUNS_DIR = Path("runs")
@@ -155,7 +155,7 @@ def read_config(path: Path) -> TrainConfig:
     return from_dict(content.get("settings") or {}, path)
 
 
-def describe_environment(device: torch.device, precision: str, processes: int) -> dict[str, Any]:
+def describe_environment(device: torch.device, precision: Precision, processes: int) -> dict[str, Any]:
     """Machine, versions and command line, for environment.json."""
     versions = {}
     for package in _PACKAGES:
@@ -174,7 +174,7 @@ def describe_environment(device: torch.device, precision: str, processes: int) -
         "torch_threads": torch.get_num_threads(),
         "gpu": gpu_of_machine() if device.type == "cuda" else None,
         "device": describe_device(device),
-        "precision": precision,
+        "precision": precision.name,
         "processes": processes,
         "commit": _commit(),
     }

@@ -1,0 +1,118 @@
+"""Explore a data set before training: Kaggle's folder or .zip -> explore/explore.html.
+
+python explore.py --data-dir DIR_OR_ZIP --out explore
+"""
+
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from pipeline.dataset import Dataset, PatchTable, open_dataset
+from pipeline.errors import UserError
+from pipeline.layouts import check_image, scan_layouts
+from pipeline.open import open_source
+from pipeline.settings import InputSettings
+from pipeline.stores import FolderStore
+from pipeline.tiff import LayoutChecker, StripLayout, TiffError
+from report.explore_page import SplitData, explore_page
+from report.page import write_page
+from report.patch_stats import measure_patches
+from report.slides import read_slides
+
+ZIP_SAMPLE = 2000
+"""Files of a .zip whose layout is looked at: each has to be inflated for it."""
+
+
+@dataclass(frozen=True)
+class ExploreSettings:
+    """Everything explore.py can be told."""
+
+    data_dir: Path
+    """Kaggle's folder or Kaggle's .zip; it is only read."""
+    out: Path = Path("explore")
+    """Folder for explore.html, explore.json, plots/ and tables/; made if need be."""
+    groups: Path | None = None
+    """CSV file id,wsi: adds what differs from slide to slide. It need not name every patch."""
+    workers: int = 0
+    """Threads; 0 takes every core."""
+    cache_dir: Path = Path("cache")
+    """Where packed files are found; a .zip is packed there first."""
+
+
+def explore(settings: ExploreSettings) -> Path:
+    """Measure every patch and write the page; returns its path. Raises UserError for what the user can mend."""
+    began = time.perf_counter()
+    dataset = open_dataset(settings.data_dir)
+    notes: list[str] = []
+    splits = [
+        measure(table, settings, notes) for table in (dataset.train, dataset.test) if table is not None and len(table)
+    ]
+    if settings.groups is not None and not any(split.slides is not None for split in splits):
+        raise UserError(f"{settings.groups}: names no patch of {settings.data_dir}; expected a CSV file id,wsi of its ids")
+    page = explore_page(dataset, splits, notes + missing(dataset), time.perf_counter() - began)
+    paths = write_page(page, settings.out, "explore")
+    print(f"{paths[-1]}: {sum(len(s.table) for s in splits):,} patches in {time.perf_counter() - began:,.0f} s"
+          + (" [SYNTHETIC data]" if dataset.synthetic else ""))  # fmt: skip
+    return paths[-1]
+
+
+def measure(table: PatchTable, settings: ExploreSettings, notes: list[str]) -> SplitData:
+    """Open and measure one split; lines on what could not be read go to ``notes``."""
+    print(table.describe())
+    inputs = InputSettings(workers=settings.workers)
+    source = open_source(table, inputs, device="cpu", cache_dir=settings.cache_dir)
+    stats = measure_patches(source, table.labels, threads=inputs.threads, name=f"measuring {table.split}")
+    slides = None
+    if settings.groups is not None:
+        try:
+            slides, note = read_slides(settings.groups, table.ids)
+        except UserError as error:
+            note = f"{table.split}: no slides: {error}"
+        if note:
+            notes.append(note)
+    return SplitData(table, source, stats, layouts_of(table, inputs.threads), slides)
+
+
+def layouts_of(table: PatchTable, threads: int) -> str:
+    """One line on the TIFF layouts of a split: of every file in a folder, of a sample in a .zip."""
+    if isinstance(table.store, FolderStore):
+        kinds, looked_at = scan_layouts(table, threads=threads, progress=True).kinds, len(table)
+    else:
+        rows = np.random.default_rng(0).permutation(len(table))[:ZIP_SAMPLE]
+        checker, kinds, looked_at = LayoutChecker(), Counter(), len(rows)
+        for row in rows:
+            try:
+                layout = check_image(table.store.read(int(row)), checker)
+                kinds["uncompressed strip" if isinstance(layout, StripLayout) else layout.reason] += 1
+            except TiffError as error:
+                kinds[str(error)] += 1
+    text = ", ".join(f"{kind} ({count:,})" for kind, count in kinds.most_common())
+    return text if looked_at == len(table) else f"{text}, in a sample"
+
+
+def missing(dataset: Dataset) -> list[str]:
+    """Lines on what the data set does not have."""
+    return [] if dataset.sample_ids is not None else ["There is no sample_submission.csv: test is in order of its ids."]
+
+
+def main() -> int:
+    """Entry point; returns the exit status."""
+    settings = tyro.cli(ExploreSettings, prog="explore.py", description=__doc__.splitlines()[0])
+    try:
+        explore(settings)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing half-made was left", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Do probabilities mean what they say: reliability, expected calibration error, temperature scaling."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from pipeline.files import write_json
+
+CALIBRATION_FILE = "calibration.json"
+CALIBRATION_SCHEMA = 1
+BINS = 15
+"""As usual since Guo et al. (2017)."""
+_SMALLEST, _LARGEST = 0.05, 20.0
+# Logits of probabilities that were rounded to 0 or 1 in a file of 8 decimals.
+_CLIP = 1e-8
+_FEWEST = 40
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Temperature scaling (Guo et al., "On calibration of modern neural networks", ICML 2017)."""
+
+    temperature: float
+    """Divide logits by this."""
+    fitted_on: int
+    """Validation patches that it was fitted on; the figures below are of the others."""
+    shown_on: int
+    ece_before: float
+    """Expected calibration error, 0..1, 15 bins of equal width."""
+    ece_after: float
+    log_loss_before: float
+    log_loss_after: float
+
+
+@dataclass(frozen=True)
+class CalibrationResult:
+    """A calibration, and the patches that it is shown on."""
+
+    calibration: Calibration
+    labels: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+
+
+def calibrate(
+    labels: np.ndarray, probabilities: np.ndarray, slides: np.ndarray | None = None, seed: int = 0
+) -> CalibrationResult | str:  # fmt: skip
+    """Fit a temperature on one half of the patches and show it on the other; or say why that cannot be done.
+
+    Args:
+        labels: [N] of 0 and 1.
+        probabilities: [N].
+        slides: [N]; whole slides then fall into one half.
+        seed: of the halves.
+    """
+    if len(labels) < _FEWEST:
+        return f"{len(labels)} validation patches are too few to fit a temperature on one half and show it on the other."
+    rng = np.random.default_rng(seed)
+    units = np.arange(len(labels)) if slides is None else np.unique(slides, return_inverse=True)[1]
+    half = (rng.permutation(int(units.max()) + 1) % 2 == 0)[units]
+    if any(len(np.unique(labels[side])) < 2 for side in (half, ~half)):
+        return "One half of validation would hold one class only: no temperature is fitted."
+    temperature = fit_temperature(labels[half], probabilities[half])
+    shown, before = labels[~half], probabilities[~half]
+    after = apply_temperature(before, temperature)
+    return CalibrationResult(
+        Calibration(
+            temperature=temperature, fitted_on=int(half.sum()), shown_on=len(shown),
+            ece_before=expected_calibration_error(shown, before), ece_after=expected_calibration_error(shown, after),
+            log_loss_before=_log_loss(shown, before), log_loss_after=_log_loss(shown, after),
+        ),
+        shown, before, after,
+    )  # fmt: skip
+
+
+def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """The temperature with the lowest log loss."""
+    logits = _logits(probabilities)
+
+    def loss(log_temperature: float) -> float:
+        z = logits / np.exp(log_temperature)
+        return float(np.mean(np.maximum(z, 0) - z * labels + np.log1p(np.exp(-np.abs(z)))))
+
+    found = minimize_scalar(loss, bounds=(np.log(_SMALLEST), np.log(_LARGEST)), method="bounded")
+    return float(np.exp(found.x))
+
+
+def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities [N] after their logits are divided by ``temperature``."""
+    return 1 / (1 + np.exp(-_logits(probabilities) / temperature))
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each of the 15 bins that is not empty: mean probability, share of positives, patches."""
+    bins = np.minimum((probabilities * BINS).astype(int), BINS - 1)
+    count = np.bincount(bins, minlength=BINS)
+    used = count > 0
+    predicted = np.bincount(bins, probabilities, BINS)[used] / count[used]
+    observed = np.bincount(bins, labels, BINS)[used] / count[used]
+    return predicted, observed, count[used]
+
+
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean distance of probability and share of positives over the bins, weighted by their patches; 0..1."""
+    predicted, observed, count = reliability(labels, probabilities)
+    return float(np.abs(predicted - observed) @ count / count.sum())
+
+
+def write_calibration(run_dir: Path, calibration: Calibration) -> None:
+    """Keep the temperature in the run folder, for ``predict.py --calibrated``."""
+    write_json(run_dir / CALIBRATION_FILE, {"schema": CALIBRATION_SCHEMA, **asdict(calibration)})
+
+
+def _logits(probabilities: np.ndarray) -> np.ndarray:
+    p = np.clip(probabilities.astype(np.float64), _CLIP, 1 - _CLIP)
+    return np.log(p) - np.log1p(-p)
+
+
+def _log_loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    p = np.clip(probabilities, 1e-15, 1 - 1e-15)
+    return float(-np.mean(np.where(labels == 1, np.log(p), np.log1p(-p))))

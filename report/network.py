@@ -1,0 +1,131 @@
+"""A run's network, asked anew: test-time augmentation, masked patches, Grad-CAM."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import torch
+from torch import nn
+
+from models import create_model
+from pipeline.errors import UserError
+from pipeline.settings import Normalisation
+from report.page import centre_of
+
+VIEWS = (1, 2, 4, 8)
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Network:
+    """Weights that a run keeps, ready to use."""
+
+    model: nn.Module
+    """In evaluation mode: x [B, 3, H, W] -> logits [B]."""
+    normalisation: Normalisation
+    patch_size: tuple[int, int]
+    """Height and width of the patches it learned from, pixels."""
+    device: torch.device
+
+    def normalise(self, patches_u8: np.ndarray) -> torch.Tensor:
+        """[B, H, W, 3] uint8 -> [B, 3, H, W] float32 on the device, channels-last."""
+        x = torch.from_numpy(patches_u8).to(self.device).float() / 255
+        mean, std = (torch.tensor(v, device=self.device) for v in (self.normalisation.mean, self.normalisation.std))
+        return ((x - mean) / std).permute(0, 3, 1, 2)
+
+
+def load_network(path: Path, device: torch.device) -> Network:
+    """The network of a ``best.safetensors``, which says itself what it is.
+
+    Raises:
+        UserError: the file is missing, damaged, or of a network that this program does not know.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            meta = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+        model = create_model(meta["model"], dropout=float(meta["dropout"]))
+        model.load_state_dict(weights)
+        normalisation = json.loads(meta["normalisation"])
+        height, width = json.loads(meta["patch_size"])
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not there: no epoch of this run has ended") from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: damaged, or no weights of this program: {reason}") from error
+    return Network(
+        model.to(device, memory_format=torch.channels_last).eval(),
+        Normalisation(tuple(normalisation["mean"]), tuple(normalisation["std"])), (height, width), device,
+    )  # fmt: skip
+
+
+def dihedral_view(x: torch.Tensor, index: int) -> torch.Tensor:
+    """View ``index`` (0 to 7; 0 is x itself) of x [B, 3, H, W], in the order of predict.py's --tta."""
+    dims = [dim for dim, bit in ((3, 1), (2, 2)) if index & bit]
+    x = x.flip(dims) if dims else x
+    return x.transpose(2, 3) if index & 4 else x
+
+
+@torch.inference_mode()
+def view_logits(network: Network, patches_u8: np.ndarray) -> np.ndarray:
+    """Logits [8, B] float64 of the eight dihedral views of patches [B, H, W, 3] uint8."""
+    found = []
+    for start in range(0, len(patches_u8), _BATCH):
+        x = network.normalise(patches_u8[start : start + _BATCH])
+        views = [dihedral_view(x, i).contiguous(memory_format=torch.channels_last) for i in range(max(VIEWS))]
+        found.append(torch.stack([network.model(view).float() for view in views]).cpu().numpy())
+    return np.concatenate(found, axis=1).astype(np.float64)
+
+
+@torch.inference_mode()
+def masked_logits(network: Network, patches_u8: np.ndarray, *, hide: str) -> np.ndarray:
+    """Logits [B] with the central square (``hide="centre"``) or all else ("rim") replaced by the mean colour."""
+    rows, columns = centre_of(*patches_u8.shape[1:3])
+    keep = torch.ones(patches_u8.shape[1:3], device=network.device)
+    keep[rows, columns] = 0
+    if hide == "rim":
+        keep = 1 - keep
+    found = []
+    for start in range(0, len(patches_u8), _BATCH):
+        # After the normalisation the data set's mean colour is 0.
+        x = network.normalise(patches_u8[start : start + _BATCH]) * keep
+        found.append(network.model(x.contiguous(memory_format=torch.channels_last)).float().cpu().numpy())
+    return np.concatenate(found).astype(np.float64)
+
+
+def grad_cam(network: Network, patches_u8: np.ndarray) -> np.ndarray:
+    """Grad-CAM [B, H, W] float32 of patches [B, H, W, 3] uint8; each sums to 1, or is 0 where nothing spoke for it.
+
+    What speaks for the predicted class, at the network's last feature map larger than one pixel (Selvaraju et al.,
+    "Grad-CAM", ICCV 2017). Thirty lines here rather than a library: those that do it bring OpenCV along.
+    """
+    kept: list[torch.Tensor] = []
+
+    def keep(module: nn.Module, args: object, output: object) -> None:
+        if isinstance(output, torch.Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1 and output.requires_grad:
+            kept.append(output)
+
+    handles = [module.register_forward_hook(keep) for module in network.model.modules()]
+    try:
+        with torch.enable_grad():
+            x = network.normalise(patches_u8).contiguous(memory_format=torch.channels_last)
+            logits = network.model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    features = kept[-1]
+    (gradient,) = torch.autograd.grad((logits * torch.sign(logits)).sum(), features)
+    weights = gradient.mean(dim=(2, 3), keepdim=True)
+    cam = torch.relu((weights * features.detach()).sum(dim=1, keepdim=True))
+    cam = torch.nn.functional.interpolate(cam, size=x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
+    return (cam / cam.sum(dim=(1, 2), keepdim=True).clamp_min(1e-12)).cpu().numpy()
+
+
+def centre_energy(cams: np.ndarray) -> np.ndarray:
+    """Share [B] of each map's energy inside the central square; NaN for an empty map."""
+    rows, columns = centre_of(*cams.shape[1:])
+    total = cams.sum(axis=(1, 2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(total > 0.5, cams[:, rows, columns].sum(axis=(1, 2)) / total, np.nan)

@@ -1,0 +1,38 @@
+"""Which slide a patch is from, read leniently: patches that the file does not name have an unknown slide."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.errors import UserError
+
+UNKNOWN = ""
+"""Slide of a patch that the file does not name."""
+
+
+def read_slides(path: str | Path, ids: np.ndarray) -> tuple[np.ndarray, str | None]:
+    """Slides of the patches ``ids`` [N] from a CSV file with the columns id and wsi.
+
+    Training refuses a file that lacks patches (``pipeline.split.read_groups``); a page shows those that it has.
+
+    Returns:
+        ([N] str, UNKNOWN where the file says nothing; a line on what it lacks or None).
+
+    Raises:
+        UserError: the file cannot be read, is not of that form, or names none of these patches.
+    """
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: expected a CSV file with the header id,wsi, found: {error}") from error
+    if not {"id", "wsi"} <= set(table.columns):
+        raise UserError(f"{path}: expected the columns id and wsi, found {', '.join(map(str, table.columns))}")
+    slides = table.drop_duplicates("id").set_index("id")["wsi"].reindex(ids).fillna(UNKNOWN).to_numpy(str)
+    lacking = int((slides == UNKNOWN).sum())
+    if lacking == len(ids):
+        raise UserError(f"{path}: expected slides of these patches, found none of their ids, such as {ids[0]}")
+    note = f"{Path(path).name} names no slide for {lacking:,} of {len(ids):,} patches; they are left out here."
+    return slides, note if lacking else None

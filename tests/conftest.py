@@ -1,0 +1,39 @@
+"""What several tests share: small data sets in Kaggle's layout, and the real one where HCD_DATA names it."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.dataset import Dataset, open_dataset
+from tests_support import write_kaggle_folder
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def kaggle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 labelled and 30 unlabelled patches of 32 x 32 random pixels, in Kaggle's own TIFF layout."""
+    folder = tmp_path_factory.mktemp("kaggle")
+    write_kaggle_folder(folder, train=200, test=30, size=32)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dataset(kaggle_folder: Path) -> Dataset:
+    return open_dataset(kaggle_folder)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Kaggle's folder or .zip, from the environment variable HCD_DATA."""
+    if not os.environ.get("HCD_DATA"):
+        pytest.skip("set HCD_DATA to Kaggle's folder or .zip to test on real patches")
+    return Path(os.environ["HCD_DATA"])
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

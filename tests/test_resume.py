@@ -1,0 +1,228 @@
+"""Runs that are killed, stopped and resumed: real processes, real signals, the same weights in the end."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train
+from pipeline.errors import UserError
+from training_cases import (
+    BATCHES,
+    PATCHES,
+    ROOT,
+    assert_same_state,
+    one_thread,  # noqa: F401 (a fixture)
+    smoke_args,
+    write_small_dataset,
+)
+from training.checkpoint import load_checkpoint, load_weights
+from training.command import run_command
+from training.interrupt import Stopped
+from training.loop import Trainer
+from training.metrics import read_metrics
+from training.monitor import LossMonitor
+from training.run_folder import RunFolder, newest_run, settle
+
+SAME_IN_METRICS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_auc", "lr")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_small_dataset(tmp_path_factory.mktemp("data") / "small")
+
+
+@pytest.fixture(scope="module")
+def unbroken(data, tmp_path_factory) -> RunFolder:
+    """A run of two epochs that nothing disturbed."""
+    out = tmp_path_factory.mktemp("runs") / "unbroken"
+    train.train(smoke_args(data, out))
+    return RunFolder(out)
+
+
+def assert_same_run(found: RunFolder, expected: RunFolder) -> None:
+    """Bit for bit: weights, averages, optimiser, random state; the best weights; every metric but the timings."""
+    state, wanted = (load_checkpoint(run.last, belongs_to={}) for run in (found, expected))
+    for part in ("training", "loader", "processes", "config_hash", "data_fingerprint"):
+        assert_same_state(state[part], wanted[part], part)
+    weights, info = load_weights(found.best)
+    expected_weights, expected_info = load_weights(expected.best)
+    assert_same_state(weights, expected_weights)
+    assert info == expected_info
+    assert found.validation.read_bytes() == expected.validation.read_bytes()
+    assert found.split.read_bytes() == expected.split.read_bytes()
+    for row, wanted_row in zip(read_metrics(found.metrics), read_metrics(expected.metrics), strict=True):
+        assert all(getattr(row, name) == getattr(wanted_row, name) for name in SAME_IN_METRICS)
+
+
+def start(moment: str, args: list[str], cwd: Path) -> subprocess.CompletedProcess:
+    """train.py in a process of its own, signalled at ``moment`` (see kill_at.py)."""
+    command = [sys.executable, str(ROOT / "tests/kill_at.py"), moment, "--", *args]
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, env=alone)
+
+
+def test_killed_again_and_again_ends_with_the_same_weights(data, unbroken, tmp_path, capsys):
+    out = RunFolder(tmp_path / "run")
+    resume = ["--resume", "--out-dir", str(out.path)]
+    # Within the first epoch: steps 5 and 10 have left checkpoints.
+    killed = start("step:11", [*smoke_args(data, out.path), "--checkpoint-every", "5"], tmp_path)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    state = load_checkpoint(out.last, belongs_to={})
+    assert state["loader"] == {"seed": 0, "epoch": 0, "next_batch": 10}
+    # While the checkpoint at the end of the first epoch is written; the run then redoes the epoch's last two steps.
+    killed = start("writing:1", resume, tmp_path)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert f"resuming in epoch 1 after 10 of {BATCHES} batches" in killed.stdout
+    assert_same_state(load_checkpoint(out.last, belongs_to={}), state)
+    assert [path for path in out.path.iterdir() if path.suffix == ".tmp"]
+    # Between epochs: the first step of the second has left nothing yet.
+    killed = start("step:13", resume, tmp_path)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    state = load_checkpoint(out.last, belongs_to={})
+    assert state["loader"] == {"seed": 0, "epoch": 1, "next_batch": 0}
+    assert not [path for path in out.path.iterdir() if path.suffix == ".tmp"]
+    train.train(resume)
+    assert "resuming in epoch 2 after 0 of" in capsys.readouterr().out
+    assert_same_run(out, unbroken)
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_finishes_the_step_and_says_how_to_go_on(data, unbroken, tmp_path, capfd, monkeypatch, signum, status):
+    out = RunFolder(tmp_path / "my run")
+    record = LossMonitor.record
+
+    def signalled(self, step, *rest):
+        record(self, step, *rest)
+        if step == 7:
+            os.kill(os.getpid(), signum)
+
+    monkeypatch.setattr(LossMonitor, "record", signalled)
+    assert run_command(lambda: train.train(smoke_args(data, out.path))) == status
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    said = capfd.readouterr()
+    assert f"{signum.name}: finishing this step" in said.err
+    assert load_checkpoint(out.last, belongs_to={})["progress"]["step"] == 7
+    monkeypatch.undo()
+    command = said.out.split("continue with: ")[1].splitlines()[0]
+    program, script, *args = shlex.split(command)
+    assert (program, script) == ("python", "train.py")
+    train.train(args)
+    assert_same_run(out, unbroken)
+
+
+def test_second_interrupt_stops_at_once(data, tmp_path):
+    stopped = start("interrupt:7", smoke_args(data, tmp_path / "run"), tmp_path)
+    assert stopped.returncode == -signal.SIGINT, stopped.stderr
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_stop_during_validation_resumes_at_the_validation(data, unbroken, tmp_path, monkeypatch):
+    out = RunFolder(tmp_path / "run")
+    validate = Trainer._validate
+
+    def signalled(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return validate(self)
+
+    monkeypatch.setattr(Trainer, "_validate", signalled)
+    with pytest.raises(Stopped):
+        train.train(smoke_args(data, out.path))
+    monkeypatch.undo()
+    assert load_checkpoint(out.last, belongs_to={})["loader"]["next_batch"] == BATCHES
+    train.train(["--resume", "--out-dir", str(out.path)])
+    assert_same_run(out, unbroken)
+
+
+def test_run_folder_is_complete(unbroken):
+    names = {path.name for path in unbroken.path.iterdir()}
+    assert names >= {"config.json", "environment.json", "split.csv", "metrics.csv", "last.pt", "best.safetensors",
+                     "validation.csv", "plots"}  # fmt: skip
+    config = json.loads(unbroken.config.read_text())
+    assert config["synthetic"] is True and "SYNTHETIC" in config["note"]
+    assert config["train_patches"] + config["validation_patches"] == PATCHES
+    environment = json.loads(unbroken.environment.read_text())
+    assert environment["packages"]["torch"] == torch.__version__.split("+")[0] and environment["processes"] == 1
+    assert len(unbroken.validation.read_text().splitlines()) == 1 + config["validation_patches"]
+
+
+def test_existing_run_is_never_overwritten(data, unbroken):
+    before = {path: path.read_bytes() for path in unbroken.path.iterdir() if path.is_file()}
+    with pytest.raises(UserError, match="already holds a run.*--resume"):
+        train.train(smoke_args(data, unbroken.path))
+    with pytest.raises(UserError, match=r"--lr 0\.5 \(the run has"):
+        train.train(["--resume", "--out-dir", str(unbroken.path), "--lr", "0.5"])
+    assert {path: path.read_bytes() for path in unbroken.path.iterdir() if path.is_file()} == before
+
+
+def test_folder_that_is_no_run_is_left_alone(data, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    for more in ([], ["--resume"]):
+        with pytest.raises(UserError, match="no run folder and not empty"):
+            train.train([*smoke_args(data, tmp_path / "run"), *more])
+    with pytest.raises(UserError, match="found a file"):
+        train.train(smoke_args(data, tmp_path / "run" / "thesis.txt"))
+
+
+def test_finished_run_is_left_as_it_is(unbroken, capsys):
+    before = unbroken.last.read_bytes()
+    train.train(["--resume", "--out-dir", str(unbroken.path)])
+    assert "all 2 epochs are done already" in capsys.readouterr().out
+    assert unbroken.last.read_bytes() == before
+
+
+def test_nothing_to_resume_starts_from_the_beginning_and_says_so(data, unbroken, tmp_path, capsys):
+    out = RunFolder(tmp_path / "run")
+    train.train([*smoke_args(data, out.path), "--resume"])
+    assert "nothing to resume; starting from the beginning" in capsys.readouterr().out
+    assert_same_run(out, unbroken)
+
+
+@pytest.mark.parametrize("name", ["last.pt", "config.json", "split.csv"])
+def test_damaged_files_are_refused_not_restarted(data, unbroken, tmp_path, name):
+    for source in (unbroken.last, unbroken.config, unbroken.split):
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] + b"\0")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(UserError, match=name):
+        train.train(["--resume", "--out-dir", str(tmp_path)])
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_resume_with_other_labels_is_refused(data, unbroken, tmp_path):
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    for name in ("train", "test", "sample_submission.csv"):
+        (changed / name).symlink_to(data / name)
+    header, first, *rest = (data / "train_labels.csv").read_text().split()
+    flipped = first[:-1] + ("1" if first[-1] == "0" else "0")
+    (changed / "train_labels.csv").write_text("\n".join([header, flipped, *rest]) + "\n")
+    with pytest.raises(UserError, match="other data"):
+        train.train(["--resume", "--out-dir", str(unbroken.path), "--data-dir", str(changed)])
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [(["--batch-size", "500"], "larger than the training set of 192"), (["--model", "nonet"], "unknown model"),
+     (["--model", "patchnet", "--pretrained"], "no pretrained weights")],
+)  # fmt: skip
+def test_what_cannot_run_is_told_before_anything_is_written(data, tmp_path, more, message):
+    with pytest.raises(UserError, match=message):
+        train.train([*smoke_args(data, tmp_path / "run"), *more])
+    assert not (tmp_path / "run").exists()
+
+
+def test_names_of_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = settle(["--data-dir", "d", "--seed", "3"])
+    assert config.run.out_dir.match("runs/2???????-??????-patchnet-s3")
+    assert newest_run(Path("runs")) is None
+    assert settle(["--data-dir", "d", "--resume"]).run.out_dir.match("runs/2*-patchnet-s0")

@@ -1,0 +1,326 @@
+"""Settings, the training step, the watch over the loss, metrics: everything of training that needs no run folder."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import log_loss as sklearn_log_loss
+from sklearn.metrics import roc_auc_score
+from torch.nn import functional as F
+
+from pipeline.errors import UserError
+from pipeline.split import Split
+from training_cases import CPU, FP32, TinyNet, one_thread, tiny_trainer  # noqa: F401 (a fixture)
+from training import config as settings
+from training import device as devices
+from training.build import check_split
+from training.config import OptimSettings, TrainConfig
+from training.device import Precision
+from training.diagnose import diagnose
+from training.metrics import EpochMetrics, duration, log_loss, read_metrics, score, score_probabilities, sigmoid
+from training.metrics import write_metrics
+from training.monitor import WINDOW_STEPS, LossMonitor, TrainingDiverged
+from training.step import AveragedWeights, TrainStep, make_optimizer, smoothed
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+
+
+def test_command_line_beats_preset_beats_default():
+    given = settings.parse(["--epochs", "7", "--data-dir", "d"], settings.preset_config("smoke"))
+    assert given.optim.epochs == 7
+    assert given.optim.batch_size == settings.PRESETS["smoke"]["optim"]["batch_size"] != OptimSettings().batch_size
+    assert given.optim.lr == OptimSettings().lr
+
+
+@pytest.mark.parametrize("name", settings.PRESETS)
+def test_presets_are_sensible_and_survive_json(name):
+    config = settings.preset_config(name)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=Path("d"), groups=Path("g")))
+    assert settings.check(config) is config and config.run.preset == name
+    assert settings.from_dict(settings.to_dict(config), Path("config.json")) == config
+
+
+def test_help_is_grouped_and_names_every_flag_with_dashes(capsys):
+    with pytest.raises(SystemExit) as ended:
+        settings.parse(["--help"], TrainConfig())
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    for group in ("model options", "optim options", "data options", "run options"):
+        assert group in text
+    for part in dataclasses.fields(TrainConfig):
+        for field in dataclasses.fields(part.default_factory):
+            assert settings.flag(field.name) in text
+    assert not re.search(r"--\w+[._]\w+", text)
+
+
+def test_unknown_flag_is_a_usage_error():
+    with pytest.raises(SystemExit) as ended:
+        settings.parse(["--epoch", "7"], TrainConfig())
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["--epochs 0", "--batch-size 1", "--lr 0", "--lr nan", "--dropout 1", "--val-fraction 1", "--folds 1",
+     "--folds 5 --fold 5", "--ema-decay 1", "--checkpoint-every -1", "--grad-clip nan", "--seed -1", "--workers -2"],
+)  # fmt: skip
+def test_settings_out_of_range_are_refused_by_name(flags):
+    config = settings.parse(["--data-dir", "d", *flags.split()], TrainConfig())
+    with pytest.raises(UserError, match=f"{flags.split()[-2]} {flags.split()[-1]}"):
+        settings.check(config)
+
+
+def test_data_dir_is_required():
+    with pytest.raises(UserError, match="--data-dir is missing"):
+        settings.check(TrainConfig())
+
+
+def test_resume_refuses_what_changes_learning_and_nothing_else():
+    run = settings.parse(["--data-dir", "d"], TrainConfig())
+    moved = settings.parse(["--data-dir", "e", "--workers", "1", "--source", "strip", "--cache-dir", "c"], run)
+    settings.refuse_conflicts(moved, run, Path("r"))
+    assert settings.config_hash(moved) == settings.config_hash(run)
+    for flags in (["--lr", "0.5"], ["--model", "resnet18"], ["--preset", "smoke"], ["--seed", "4"], ["--fold", "1"]):
+        with pytest.raises(UserError, match=f"{flags[0]} {flags[1]}.*the run has"):
+            settings.refuse_conflicts(settings.parse(flags, run), run, Path("r"))
+
+
+@pytest.mark.parametrize("damage", [{"optim": {}}, {"extra": {}}, {"run": 3}, {"optim.epochs": "two"}, {"run.seed": 1.5}])
+def test_damaged_settings_are_refused(damage):
+    content = settings.to_dict(TrainConfig())
+    for name, value in damage.items():
+        part, _, field = name.partition(".")
+        (content if not field else content[part])[field or part] = value
+    with pytest.raises(UserError, match=r"^config\.json: damaged"):
+        settings.from_dict(content, Path("config.json"))
+
+
+# -- device -----------------------------------------------------------------------------------------------------------
+
+
+def test_gpu_that_torch_cannot_use_is_reported(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(devices, "gpu_of_machine", lambda: "NVIDIA A100, driver 470.1")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for requested in ("auto", "cuda"):
+        with pytest.raises(UserError, match="A100, driver 470.1.*requirements-cu12.txt.*--device cpu"):
+            devices.choose_device(requested)
+    assert devices.choose_device("cpu") == CPU
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert devices.choose_device("auto") == CPU
+    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES hides it"):
+        devices.choose_device("cuda")
+
+
+def test_no_gpu_means_cpu_unless_cuda_was_asked_for(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(devices, "gpu_of_machine", lambda: None)
+    assert devices.choose_device("auto") == CPU
+    with pytest.raises(UserError, match="--device cuda: no GPU"):
+        devices.choose_device("cuda")
+
+
+def test_gpu_is_found_in_proc_without_nvidia_smi(monkeypatch, tmp_path):
+    (tmp_path / "gpus/0000:01:00.0").mkdir(parents=True)
+    (tmp_path / "gpus/0000:01:00.0/information").write_text("Model: \t\t Tesla T4\nIRQ: 1\n")
+    (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.82.01  Wed Oct 27\n")
+    monkeypatch.setattr(devices, "_DRIVER_DIR", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert devices.gpu_of_machine() == "Tesla T4, driver 470.82.01"
+
+
+def test_precision_on_a_cpu():
+    assert devices.choose_precision("auto", CPU).name == "fp32"
+    assert devices.choose_precision("bf16", CPU).dtype == torch.bfloat16
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        devices.choose_precision("fp16", CPU)
+
+
+# -- split ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "batch", "processes", "message"),
+    [
+        ([0, 1, 2, 3], [], 2, 1, "validation set has 0 patches"),
+        ([0, 1, 2, 3], [0, 2], 2, 1, "validation set has one class only"),
+        ([0, 2], [0, 1], 2, 1, "training set has one class only"),
+        ([0, 1, 2, 3], [4, 5], 5, 1, "larger than the training set of 4"),
+        ([0, 1, 2, 3], [4, 5], 3, 2, "multiple of the 2 processes"),
+        ([0, 1, 2, 3], [4, 5], 2, 2, "BatchNorm needs two"),
+    ],
+)
+def test_what_cannot_be_learned_from_is_told_before(train, validation, batch, processes, message):
+    split = Split(np.array(train, int), np.array(validation, int), "")
+    with pytest.raises(UserError, match=message):
+        check_split(split, np.array([0, 1, 0, 1, 0, 1]), batch, processes)
+
+
+# -- step -------------------------------------------------------------------------------------------------------------
+
+
+def batch_of(n: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.randn(n, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    return x, (torch.arange(n) % 2).float()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_step_learns_a_batch_by_heart(optimizer, precision):
+    torch.manual_seed(1)
+    x, y = batch_of()
+    optim = OptimSettings(lr=0.05, optimizer=optimizer, weight_decay=0, label_smoothing=0, epochs=1)
+    step = TrainStep(
+        TinyNet(dropout=0), optim, total_steps=150, device=CPU, precision=Precision(precision, "cpu")
+    )
+    first, *_, last = [step(x, y) for _ in range(150)]
+    assert last.loss < 0.5 * first.loss and last.loss.dtype == torch.float32
+    assert last.lr < 1e-3 * max(first.lr, 0.05)  # the schedule has come to its end
+
+
+def test_step_is_the_textbook_step():
+    """Smoothed loss, its gradient clipped to the norm asked for, one SGD update, plain loss reported."""
+    torch.manual_seed(2)
+    x, y = batch_of()
+    model = TinyNet(dropout=0)
+    optim = OptimSettings(optimizer="sgd", lr=0.1, weight_decay=0, label_smoothing=0.2, grad_clip=0.01, ema_decay=0)
+    step = TrainStep(model, optim, total_steps=10, device=CPU, precision=FP32)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    logits = model(x)
+    expected = torch.autograd.grad(F.binary_cross_entropy_with_logits(logits, y * 0.8 + 0.1), list(model.parameters()))
+    norm = torch.stack([g.norm() for g in expected]).norm()
+    result = step(x, y)
+    torch.testing.assert_close(result.gradient_norm, norm)
+    torch.testing.assert_close(result.loss, F.binary_cross_entropy_with_logits(logits, y).detach())
+    assert result.correct == ((logits > 0) == (y > 0.5)).sum()
+    assert norm > 0.01
+    for (name, parameter), gradient in zip(model.named_parameters(), expected, strict=True):
+        clipped = gradient * 0.01 / norm
+        # Nesterov's first step moves by (1 + momentum) times the gradient.
+        torch.testing.assert_close(parameter.detach(), before[name] - result.lr * 1.9 * clipped, atol=1e-7, rtol=1e-4)
+
+
+def test_smoothing_and_weight_decay_groups():
+    assert smoothed(torch.tensor([0.0, 1.0]), 0.1).tolist() == pytest.approx([0.05, 0.95])
+    decayed, free = make_optimizer(TinyNet(), OptimSettings(weight_decay=0.3)).param_groups
+    assert decayed["weight_decay"] == 0.3 and all(p.ndim >= 2 for p in decayed["params"])
+    assert free["weight_decay"] == 0 and all(p.ndim < 2 for p in free["params"])
+
+
+def test_averaged_weights_follow_their_formula_buffers_included():
+    torch.manual_seed(3)
+    model = TinyNet(dropout=0)
+    average = AveragedWeights(model, decay=0.15)
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    for n in range(6):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        model.train()(batch_of()[0])  # moves the running statistics
+        average.update_parameters(model)
+        decay = min(0.15, (1 + n) / (10 + n))
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                expected[name] = decay * expected[name] + (1 - decay) * value
+            else:
+                expected[name] = value.clone()
+    for name, value in average.module.state_dict().items():
+        torch.testing.assert_close(value, expected[name])
+    assert not average.module.conv.weight.requires_grad
+
+
+def test_without_averaging_the_network_itself_is_used(tmp_path):
+    trainer = tiny_trainer(tmp_path, ema_decay=0)
+    assert trainer.step.averaged is trainer.step.model
+
+
+def test_batch_norm_is_trained_and_evaluated_in_turn(tmp_path):
+    trainer = tiny_trainer(tmp_path, epochs=2, ema_decay=0)
+    trainer.fit()
+    assert trainer.step.model.norm.num_batches_tracked == 2 * len(trainer.train)
+
+
+# -- watch over the loss ----------------------------------------------------------------------------------------------
+
+
+def watch(losses: list[float], norms: list[float], *, skips_allowed: bool = False) -> int | None:
+    """Feed a monitor; the number of steps after which it raised, None if it never did."""
+    monitor = LossMonitor(CPU, skips_allowed=skips_allowed, name_rows=lambda rows: [f"id{row}" for row in rows])
+    for step, (loss, norm) in enumerate(zip(losses, norms, strict=True), 1):
+        try:
+            monitor.record(step, 0.1, np.array([step, step + 1000]), torch.tensor(loss), torch.tensor(norm))
+        except TrainingDiverged as error:
+            watch.message = str(error)
+            return step
+    monitor.clear()
+    return None
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("at", [1, 24, 25, 26, 60])
+@pytest.mark.parametrize("what", ["loss", "norm"])
+def test_divergence_is_found_within_fifty_steps_and_named(bad, at, what):
+    losses, norms = [0.5] * 150, [1.0] * 150
+    (losses if what == "loss" else norms)[at - 1] = bad
+    found = watch(losses, norms)
+    assert at <= found <= at + 2 * WINDOW_STEPS <= at + 50
+    assert f"step {at}:" in watch.message and f"id{at}, id{at + 1000}" in watch.message
+    assert "learning rate 0.1" in watch.message
+
+
+def test_clear_looks_at_everything():
+    monitor = LossMonitor(CPU, skips_allowed=False, name_rows=lambda rows: ["x"])
+    monitor.record(1, 0.1, np.array([0]), torch.tensor(float("nan")), torch.tensor(1.0))
+    with pytest.raises(TrainingDiverged):
+        monitor.clear()
+
+
+def test_steps_that_a_gradient_scaler_skips_are_no_error_unless_they_go_on():
+    norms = [1.0] * 200
+    norms[3:13] = [float("inf")] * 10
+    assert watch([0.5] * 200, norms, skips_allowed=True) is None
+    assert watch([0.5] * 200, norms) is not None
+    norms[20:60] = [float("nan")] * 40
+    assert watch([0.5] * 200, norms, skips_allowed=True) is not None
+    assert watch([float("nan")] * 100, [1.0] * 100, skips_allowed=True) is not None
+
+
+# -- metrics ----------------------------------------------------------------------------------------------------------
+
+
+def test_scores_equal_scikit_learn():
+    rng = np.random.default_rng(0)
+    labels, logits = rng.integers(0, 2, 500), rng.normal(0, 3, 500).astype(np.float32)
+    p = sigmoid(logits)
+    found = score(labels, logits)
+    assert found.loss == pytest.approx(sklearn_log_loss(labels, p))
+    assert found.auc == pytest.approx(roc_auc_score(labels, p))
+    assert found.accuracy == np.mean((p > 0.5) == labels)
+    again = score_probabilities(labels, p, threshold=0.7)
+    assert (again.loss, again.auc) == (pytest.approx(found.loss), pytest.approx(found.auc))
+    assert again.accuracy == np.mean((p >= 0.7) == labels)
+
+
+def test_extreme_logits_and_one_class():
+    assert sigmoid(np.array([-1e4, 0, 1e4])).tolist() == [0, 0.5, 1]
+    assert log_loss(np.array([1, 0]), np.array([-1e4, -1e4])) == pytest.approx(5e3)
+    assert np.isnan(score(np.ones(3), np.arange(3.0)).auc)
+    assert np.isfinite(score_probabilities(np.array([0, 1]), np.array([1.0, 0.0])).loss)
+
+
+def test_metrics_file_keeps_every_digit(tmp_path):
+    row = EpochMetrics(1, 1 / 3, 0.5, 2 / 3, 0.25, 0.9, 1e-3, 1234.5, 0.01, 7.25)
+    write_metrics(tmp_path / "metrics.csv", [row])
+    assert read_metrics(tmp_path / "metrics.csv") == [row]
+    header = (tmp_path / "metrics.csv").read_text().splitlines()[0]
+    assert header == "epoch,train_loss,train_accuracy,val_loss,val_accuracy,val_auc,lr,images_per_s,data_wait,seconds"
+
+
+def test_words():
+    assert [duration(s) for s in (4.6, 187, 7500)] == ["5 s", "3:07 min", "2:05 h"]
+    row = EpochMetrics(1, 0.3, 0.5, 0.6, 0.25, 0.9, 1e-3, 1000, 0.01, 7)
+    assert diagnose([row]).startswith("bound by the network")
+    assert diagnose([row, dataclasses.replace(row, data_wait=0.4)]).startswith("bound in part by the input")
