@@ -40,9 +40,9 @@ class PredictSettings:
     """Folder of a run; given several times, the networks' probabilities are averaged."""
     data_dir: Path
     """Kaggle's folder or Kaggle's .zip; it may be read-only."""
-    out: Annotated[
-        Path | None, tyro.conf.arg(help_behavior_hint="(default: submission.csv; none with --evaluate)")
-    ] = None
+    out: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: submission.csv; none with --evaluate)")] = (
+        None
+    )
     """File to write: the submission, or with --evaluate id,label,probability."""
     tta: Literal[1, 2, 4, 8] = 1
     """Views of each patch whose logits are averaged: as it is, flipped, both flips, all flips and quarter turns."""

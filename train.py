@@ -33,7 +33,7 @@ def train(argv: Sequence[str]) -> None:
         prepare_backends(device)
         with train_inputs(config, folder, device, world) as inputs:
             stop = StopRequest()
-            trainer = build_trainer(config, folder, inputs, device, precision, world, stop)
+            trainer = build_trainer(config, folder, inputs, device=device, precision=precision, world=world, stop=stop)
             begin(config, folder, inputs, trainer, world)
             parameters = sum(p.numel() for p in trainer.step.model.parameters())
             world.say(

@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from report import style
+from report.page import centre_of
 
 
 @style.look()
@@ -147,3 +149,33 @@ def draw_slides(left: Axes, right: Axes, counts: np.ndarray, positive: np.ndarra
         left.set(title="Patches of each slide", xlabel="patches of the slide", ylabel="slides")
     right.scatter(colour[:, 0], colour[:, 2], s=34, c=np.clip(colour, 0, 1), edgecolors="#555555", linewidths=0.5)
     right.set(title="Mean colour", xlabel="mean red, 0 to 1", ylabel="mean blue, 0 to 1")
+
+
+@style.look()
+def draw_reliability(ax: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray, str]]) -> None:
+    """Share of positives over mean probability of {name: (probability, share, patches, colour)}, one dot a bin."""
+    ax.plot([0, 1], [0, 1], ":", color=style.GUIDE, label="perfect")
+    for name, (predicted, observed, count, colour) in curves.items():
+        ax.plot(predicted, observed, color=colour, linewidth=1.2, label=name)
+        ax.scatter(predicted, observed, s=12 + 140 * count / count.max(), color=colour, alpha=0.6, linewidths=0)
+    ax.set(
+        title="Reliability", xlabel="mean predicted probability", ylabel="share of positive patches",
+        xlim=(-0.02, 1.02), ylim=(-0.02, 1.02),
+    )  # fmt: skip
+    ax.set_aspect("equal")
+    ax.legend(loc="upper left")
+
+
+@style.look()
+def draw_attribution(ax: Axes, patch_u8: np.ndarray, cam: np.ndarray, title: str) -> None:
+    """A patch [H, W, 3] with a map [H, W] over it, strong parts yellow, and the central square outlined."""
+    rows, columns = centre_of(*patch_u8.shape[:2])
+    ax.imshow(patch_u8)
+    strength = cam / max(float(cam.max()), 1e-12)
+    ax.imshow(strength, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.5 * strength)
+    ax.add_patch(Rectangle(
+        (columns.start - 0.5, rows.start - 0.5), columns.stop - columns.start, rows.stop - rows.start, fill=False,
+        edgecolor="white", linewidth=1.5,
+    ))  # fmt: skip
+    style.hide_axes(ax)
+    ax.set_title(title, fontsize=8, fontweight="normal")

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
+from training_cases import BATCH, CPU, TinyNet, tiny_trainer, weights_of
 
 from pipeline.dataset import open_dataset
 from pipeline.loader import Loader
 from pipeline.open import open_source
 from pipeline.settings import AUGMENTATIONS, KAGGLE_NORMALISATION, InputSettings
 from training.distributed import ALONE, World
-from training_cases import BATCH, CPU, TinyNet, tiny_trainer, weights_of
 
 
 def batches(data: Path, world: World) -> list[tuple[list[int], torch.Tensor]]:
@@ -41,7 +39,9 @@ def weights(out: Path, world: World) -> tuple[dict, list]:
     """Weights and metrics after training a network without BatchNorm and dropout in this world."""
     trainer = tiny_trainer(out, world=world, model=TinyNet(batch_norm=False, dropout=0))
     history = trainer.fit().history
-    return weights_of(trainer), [[m.train_loss, m.train_accuracy, m.val_loss, m.val_accuracy, m.val_auc] for m in history]
+    return weights_of(trainer), [
+        [m.train_loss, m.train_accuracy, m.val_loss, m.val_accuracy, m.val_auc] for m in history
+    ]
 
 
 def main(data: Path, out: Path) -> None:

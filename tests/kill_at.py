@@ -8,9 +8,6 @@ interrupt:N    SIGINT after step N, twice
 import os
 import signal
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import train
 from training import checkpoint

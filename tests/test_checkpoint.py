@@ -7,9 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from pipeline import files
-from pipeline.errors import UserError
 from training_cases import (
     INFO,
     TinyNet,
@@ -18,6 +15,9 @@ from training_cases import (
     tiny_trainer,
     weights_of,
 )
+
+from pipeline import files
+from pipeline.errors import UserError
 from training.checkpoint import (
     CheckpointError,
     load_checkpoint,
@@ -130,7 +130,12 @@ def test_run_writes_what_it_promises(tmp_path):
         f"patch{row}" for row in range(48, 64)
     ]
     assert trainer.train.delivered == [(epoch, batch) for epoch in range(3) for batch in range(8)]
-    assert {p.name for p in tmp_path.iterdir()} == {"metrics.csv", "validation.csv", "best.safetensors", "last.pt"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "metrics.csv",
+        "validation.csv",
+        "best.safetensors",
+        "last.pt",
+    }
 
 
 @pytest.mark.parametrize("at", [3, 8, 9, 13])
@@ -181,7 +186,7 @@ def test_divergence_keeps_the_last_good_checkpoint_and_names_the_batch(tmp_path)
 
 def test_poisoned_validation_stops_too(tmp_path):
     trainer = tiny_trainer(tmp_path, poison=50)
-    with pytest.raises(TrainingDiverged, match="validation loss.*first patch50"):
+    with pytest.raises(TrainingDiverged, match=r"validation loss.*first patch50"):
         trainer.fit()
     assert not (tmp_path / "best.safetensors").exists()
 

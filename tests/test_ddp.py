@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from training_cases import BATCHES, ONE_THREAD, ROOT, smoke_args, write_small_dataset
 
 from training.checkpoint import load_checkpoint, load_weights
 from training.metrics import read_metrics
 from training.run_folder import RunFolder
-from training_cases import BATCHES, ROOT, smoke_args, write_small_dataset
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +23,15 @@ def data(tmp_path_factory) -> Path:
 def torchrun(*command: object) -> subprocess.CompletedProcess:
     """Two processes on this machine; a free port, so that test runs side by side do not meet."""
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, **ONE_THREAD}
     return subprocess.run(
-        [*start, *map(str, command)], capture_output=True, text=True, timeout=300, env=env, cwd=ROOT
+        [*start, *map(str, command)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=env,
+        cwd=ROOT,
+        check=False,
     )
 
 

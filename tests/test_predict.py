@@ -6,11 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-import predict as command
-import train
-from pipeline.errors import UserError
-from pipeline.files import write_csv
 from tests_support import write_kaggle_folder
 from training_cases import (
     FP32,
@@ -21,6 +16,11 @@ from training_cases import (
     smoke_args,
     write_small_dataset,
 )
+
+import predict as command
+import train
+from pipeline.errors import UserError
+from pipeline.files import write_csv
 from training.inference import TTA_VIEWS, batch_logits, dihedral_view, predict_logits
 from training.metrics import score
 from training.networks import not_trained_on
@@ -206,7 +206,7 @@ def test_bad_runs_are_refused_and_the_old_file_stays(data, runs, tmp_path):
 
 def test_patches_of_another_size_are_refused(runs, tmp_path):
     write_kaggle_folder(tmp_path / "big", train=8, test=4, size=40)
-    with pytest.raises(UserError, match="32 x 32.*40 x 40"):
+    with pytest.raises(UserError, match=r"32 x 32.*40 x 40"):
         predict(runs[0], data_dir=tmp_path / "big", out=tmp_path / "out.csv")
 
 

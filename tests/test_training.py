@@ -10,18 +10,26 @@ import torch
 from sklearn.metrics import log_loss as sklearn_log_loss
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
+from training_cases import CPU, FP32, TinyNet, one_thread, tiny_trainer  # noqa: F401 (a fixture)
 
 from pipeline.errors import UserError
 from pipeline.split import Split
-from training_cases import CPU, FP32, TinyNet, one_thread, tiny_trainer  # noqa: F401 (a fixture)
 from training import config as settings
 from training import device as devices
 from training.build import check_split
 from training.config import OptimSettings, TrainConfig
 from training.device import Precision
 from training.diagnose import diagnose
-from training.metrics import EpochMetrics, duration, log_loss, read_metrics, score, score_probabilities, sigmoid
-from training.metrics import write_metrics
+from training.metrics import (
+    EpochMetrics,
+    duration,
+    log_loss,
+    read_metrics,
+    score,
+    score_probabilities,
+    sigmoid,
+    write_metrics,
+)
 from training.monitor import WINDOW_STEPS, LossMonitor, TrainingDiverged
 from training.step import AveragedWeights, TrainStep, make_optimizer, smoothed
 
@@ -83,12 +91,20 @@ def test_resume_refuses_what_changes_learning_and_nothing_else():
     moved = settings.parse(["--data-dir", "e", "--workers", "1", "--source", "strip", "--cache-dir", "c"], run)
     settings.refuse_conflicts(moved, run, Path("r"))
     assert settings.config_hash(moved) == settings.config_hash(run)
-    for flags in (["--lr", "0.5"], ["--model", "resnet18"], ["--preset", "smoke"], ["--seed", "4"], ["--fold", "1"]):
+    for flags in (
+        ["--lr", "0.5"],
+        ["--model", "resnet18"],
+        ["--preset", "smoke"],
+        ["--seed", "4"],
+        ["--fold", "1"],
+    ):
         with pytest.raises(UserError, match=f"{flags[0]} {flags[1]}.*the run has"):
             settings.refuse_conflicts(settings.parse(flags, run), run, Path("r"))
 
 
-@pytest.mark.parametrize("damage", [{"optim": {}}, {"extra": {}}, {"run": 3}, {"optim.epochs": "two"}, {"run.seed": 1.5}])
+@pytest.mark.parametrize(
+    "damage", [{"optim": {}}, {"extra": {}}, {"run": 3}, {"optim.epochs": "two"}, {"run.seed": 1.5}]
+)
 def test_damaged_settings_are_refused(damage):
     content = settings.to_dict(TrainConfig())
     for name, value in damage.items():
@@ -106,7 +122,7 @@ def test_gpu_that_torch_cannot_use_is_reported(monkeypatch):
     monkeypatch.setattr(devices, "gpu_of_machine", lambda: "NVIDIA A100, driver 470.1")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     for requested in ("auto", "cuda"):
-        with pytest.raises(UserError, match="A100, driver 470.1.*requirements-cu12.txt.*--device cpu"):
+        with pytest.raises(UserError, match=r"A100, driver 470\.1.*requirements-cu12\.txt.*--device cpu"):
             devices.choose_device(requested)
     assert devices.choose_device("cpu") == CPU
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -173,9 +189,7 @@ def test_step_learns_a_batch_by_heart(optimizer, precision):
     torch.manual_seed(1)
     x, y = batch_of()
     optim = OptimSettings(lr=0.05, optimizer=optimizer, weight_decay=0, label_smoothing=0, epochs=1)
-    step = TrainStep(
-        TinyNet(dropout=0), optim, total_steps=150, device=CPU, precision=Precision(precision, "cpu")
-    )
+    step = TrainStep(TinyNet(dropout=0), optim, total_steps=150, device=CPU, precision=Precision(precision, "cpu"))
     first, *_, last = [step(x, y) for _ in range(150)]
     assert last.loss < 0.5 * first.loss and last.loss.dtype == torch.float32
     assert last.lr < 1e-3 * max(first.lr, 0.05)  # the schedule has come to its end

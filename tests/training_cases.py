@@ -1,16 +1,17 @@
 """What the training tests share: a small data set, a small network, a loader without DALI."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tests_support import write_kaggle_folder
 from torch import nn
 
 from pipeline.dataset import SYNTHETIC_FILE
 from pipeline.settings import KAGGLE_NORMALISATION
-from tests_support import write_kaggle_folder
 from training.checkpoint import WeightsInfo
 from training.config import OptimSettings
 from training.device import Precision
@@ -25,6 +26,8 @@ CPU = torch.device("cpu")
 FP32 = Precision("fp32", "cpu")
 # 240 patches, 192 of them to train on: twelve batches of 16 an epoch.
 PATCHES, TEST_PATCHES, SIZE, BATCH, BATCHES = 240, 37, 32, 16, 12
+# Environment of a process that a test starts: it finds the project and this folder, and computes as one_thread says.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
 INFO = WeightsInfo("tiny", 0.0, KAGGLE_NORMALISATION, (8, 8), 1, 0.5, synthetic=True)
 
 
@@ -123,7 +126,10 @@ def tiny_trainer(
 
 def weights_of(trainer: Trainer) -> dict[str, torch.Tensor]:
     """Copies of all tensors that training changes."""
-    state = {**trainer.step.model.state_dict(), **{f"ema.{k}": v for k, v in trainer.step.averaged.state_dict().items()}}
+    state = {
+        **trainer.step.model.state_dict(),
+        **{f"ema.{k}": v for k, v in trainer.step.averaged.state_dict().items()},
+    }
     return {name: tensor.clone() for name, tensor in state.items()}
 
 

@@ -112,7 +112,13 @@ def train_inputs(
     )  # fmt: skip
     own_share = np.array_split(split.validation, world.size)[world.rank]
     validation = Loader(
-        source, own_share, table.labels, augment=AUGMENTATIONS["none"], shuffle=False, drop_last=False, **common
+        source,
+        own_share,
+        table.labels,
+        augment=AUGMENTATIONS["none"],
+        shuffle=False,
+        drop_last=False,
+        **common,
     )
     try:
         yield TrainInputs(table, split, KAGGLE_NORMALISATION, (source.height, source.width), train, validation)
@@ -131,7 +137,12 @@ def run_split(table: PatchTable, data: DataSettings, seed: int, folder: RunFolde
         return read_split(folder.split, table.ids)
     groups = read_groups(data.groups, table.ids) if data.groups else None
     return make_split(
-        table.labels, val_fraction=data.val_fraction, seed=seed, groups=groups, folds=data.folds, fold=data.fold
+        table.labels,
+        val_fraction=data.val_fraction,
+        seed=seed,
+        groups=groups,
+        folds=data.folds,
+        fold=data.fold,
     )
 
 
@@ -184,7 +195,7 @@ def build_model(settings: ModelSettings, seed: int, world: World = ALONE) -> nn.
 
 
 def build_trainer(
-    config: TrainConfig, folder: RunFolder, inputs: TrainInputs, device: torch.device, precision: Precision,
+    config: TrainConfig, folder: RunFolder, inputs: TrainInputs, *, device: torch.device, precision: Precision,
     world: World, stop: StopRequest,
 ) -> Trainer:  # fmt: skip
     """The loop with a fresh network, about to do its first step."""

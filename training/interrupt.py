@@ -37,7 +37,10 @@ class StopRequest:
                 os.kill(os.getpid(), signum)
             self.signum = self.signum or signum
             name = signal.Signals(signum).name
-            os.write(2, f"\n{name}: finishing this step, then writing a checkpoint (again: stop at once)\n".encode())
+            os.write(
+                2,
+                f"\n{name}: finishing this step, then writing a checkpoint (again: stop at once)\n".encode(),
+            )
 
         before = {signum: signal.signal(signum, catch) for signum in (signal.SIGINT, signal.SIGTERM)}
         try:

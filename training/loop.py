@@ -118,14 +118,22 @@ class Trainer:
         info: Callable[[int, float], WeightsInfo], belongs_to: dict[str, str], seed: int, epochs: int,
         checkpoint_every: int, world: World, stop: StopRequest,
     ) -> None:  # fmt: skip
-        self.step, self.train, self.validation, self.patches, self.folder = step, train, validation, patches, folder
+        self.step, self.train, self.validation, self.patches, self.folder = (
+            step,
+            train,
+            validation,
+            patches,
+            folder,
+        )
         self.info, self.belongs_to, self.seed = info, belongs_to, seed
         self.epochs, self.checkpoint_every, self.world, self.stop = epochs, checkpoint_every, world, stop
         self.progress = Progress()
         # Sums over the current epoch stay on the device: [loss, correct, patches] of this process.
         self.sums = torch.zeros(3, dtype=torch.float64, device=step.device)
         self.monitor = LossMonitor(
-            step.device, skips_allowed=step.precision.needs_scaler, name_rows=lambda rows: patches.ids[rows].tolist()
+            step.device,
+            skips_allowed=step.precision.needs_scaler,
+            name_rows=lambda rows: patches.ids[rows].tolist(),
         )
 
     # -- state -------------------------------------------------------------------------------------------------

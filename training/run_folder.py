@@ -22,7 +22,15 @@ from training.device import Precision, cpu_model, describe_device, gpu_of_machin
 
 CONFIG_SCHEMA = 1
 RUNS_DIR = Path("runs")
-_PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numpy", "pandas", "scikit-learn")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "nvidia-dali-cuda130",
+    "nvidia-dali-cuda120",
+    "numpy",
+    "pandas",
+    "scikit-learn",
+)
 
 
 @dataclass(frozen=True)
@@ -189,7 +197,11 @@ def _commit() -> str | None:
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=20, check=True)
         changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=20
+            [*git, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
         )
     except (subprocess.SubprocessError, OSError):
         return None

@@ -102,7 +102,11 @@ class TrainStep:
         self._ema = AveragedWeights(self.model, settings.ema_decay) if settings.ema_decay else None
         self._optimizer = make_optimizer(self.model, settings)
         self._schedule = OneCycleLR(
-            self._optimizer, settings.lr, total_steps=total_steps, pct_start=settings.warmup, cycle_momentum=False
+            self._optimizer,
+            settings.lr,
+            total_steps=total_steps,
+            pct_start=settings.warmup,
+            cycle_momentum=False,
         )
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision.needs_scaler)
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]

@@ -1,0 +1,198 @@
+"""The part of a run's report that asks its network anew: mistakes, views, masks, Grad-CAM."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from pipeline.dataset import open_dataset
+from pipeline.errors import UserError
+from pipeline.open import open_source
+from pipeline.settings import InputSettings
+from pipeline.sources import check_source_size
+from pipeline.verify import iterate_pixels
+from report import charts, style
+from report.network import VIEWS, Network, centre_energy, grad_cam, load_network, masked_logits, view_logits
+from report.page import Block, Gallery, Note, Picture, Section, Table, Text, centre_of, number, share
+from report.run_files import RunFiles, Validation
+from report.scores import Scorer
+
+PATCHES = 1000
+"""Validation patches that views and masks are measured on."""
+MISTAKES = 6
+CAMS = 8
+"""Patches whose Grad-CAM is shown, of both classes."""
+CAM_PATCHES = 128
+"""Patches whose Grad-CAM energy is averaged."""
+
+
+class Patches:
+    """Validation patches, by their place in validation.csv."""
+
+    def __init__(self, run: RunFiles, validation: Validation, data_dir: Path | None) -> None:
+        """Find the data set. Raises UserError if it is not there or lacks the patches."""
+        place = data_dir or run.settings.get("data_dir")
+        if not place:
+            raise UserError("config.json does not say where the data is; give --data-dir")
+        self.table = open_dataset(place).require_train()
+        row_of = {identifier: row for row, identifier in enumerate(self.table.ids.tolist())}
+        lacking = [identifier for identifier in validation.ids.tolist() if identifier not in row_of]
+        if lacking:
+            raise UserError(
+                f"{place}: expected the run's validation patches, found {len(lacking):,} of {len(validation):,} missing,"
+                f" such as {lacking[0]}; is this the data set of that run?"
+            )
+        self._rows = np.array([row_of[identifier] for identifier in validation.ids.tolist()], np.int64)
+        self.source = open_source(
+            self.table, InputSettings(), device="cpu", cache_dir=run.settings.get("cache_dir", "cache"),
+            say=lambda line: None,
+        )  # fmt: skip
+
+    def pixels(self, places: Sequence[int]) -> np.ndarray:
+        """Patches [k, H, W, 3] uint8 at these places, in their order."""
+        wanted = self._rows[np.asarray(places, np.int64)]
+        ordered, back = np.unique(wanted, return_inverse=True)
+        parts = [patches for _, patches in iterate_pixels(self.source, ordered, threads=1)]
+        return np.concatenate(parts)[back]
+
+
+def sections(
+    run: RunFiles, validation: Validation, data_dir: Path | None, patches: int, facts: dict[str, Any]
+) -> list[Section]:  # fmt: skip
+    """Sections on mistakes, attribution and views; each with a line on what cannot be shown."""
+    try:
+        found = Patches(run, validation, data_dir)
+    except UserError as error:
+        return [Section("Mistakes and attribution", [
+            Note(f"The patches cannot be shown: {error}"), *_table_of_mistakes(validation)
+        ])]  # fmt: skip
+    listed = [Section("Most confident mistakes", _mistakes(validation, found))]
+    try:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        network = load_network(run.weights, device)
+        check_source_size(found.source, network.patch_size)
+    except UserError as error:
+        return [*listed, Section("What the network looks at", [Note(f"The network cannot be asked: {error}")])]
+    chosen = _sample(validation, patches)
+    pixels, labels = found.pixels(chosen), validation.labels[chosen]
+    return [
+        *listed,
+        Section("What the network looks at", _attribution(network, validation, chosen, pixels, labels, facts)),
+        Section("Test-time augmentation", _views(network, pixels, labels, facts)),
+    ]
+
+
+def _sample(validation: Validation, patches: int) -> np.ndarray:
+    """Ascending places of at most ``patches`` validation patches, drawn at random."""
+    order = np.random.default_rng(0).permutation(len(validation))
+    return np.sort(order[:patches])
+
+
+def worst_mistakes(validation: Validation, label: int, count: int = MISTAKES) -> np.ndarray:
+    """Places of the patches of class ``label`` whose probability of it is lowest and below one half, worst first."""
+    of_class = np.flatnonzero(validation.labels == label)
+    p = validation.probabilities[of_class]
+    confidence = p if label == 0 else 1 - p
+    order = np.argsort(-confidence, kind="stable")[:count]
+    return of_class[order[confidence[order] > 0.5]]
+
+
+_KINDS = (("false_positives", 0, "False positives: no tumour in the centre, says the label."),
+          ("false_negatives", 1, "False negatives: missed tumour."))  # fmt: skip
+
+
+def _mistakes(validation: Validation, found: Patches) -> list[Block]:
+    blocks: list[Block] = []
+    for name, label, caption in _KINDS:
+        places = worst_mistakes(validation, label)
+        if len(places):
+            captions = [f"p = {validation.probabilities[place]:.3f}, label {label}" for place in places]
+            blocks.append(Gallery(name, list(found.pixels(places)), validation.ids[places].tolist(), captions, caption))
+        else:
+            blocks.append(Note(f"No patch labelled {label} is on the wrong side of 0.5."))
+    return [*blocks, Text("Look at them: some of the most confident mistakes of a good network are errors of labels.")]
+
+
+def _table_of_mistakes(validation: Validation) -> list[Block]:
+    return [
+        Table(name, ("id", "p", "label"),
+              [(validation.ids[i], f"{validation.probabilities[i]:.4f}", label) for i in worst_mistakes(validation, label)],
+              caption)
+        for name, label, caption in _KINDS
+    ]  # fmt: skip
+
+
+def _attribution(
+    network: Network, validation: Validation, chosen: np.ndarray, pixels: np.ndarray, labels: np.ndarray,
+    facts: dict[str, Any],
+) -> list[Block]:  # fmt: skip
+    rng = np.random.default_rng(1)
+    few = np.sort(rng.permutation(len(pixels))[:CAM_PATCHES])
+    cams = np.concatenate([grad_cam(network, pixels[few[at : at + 32]]) for at in range(0, len(few), 32)])
+    energy = centre_energy(cams)
+    rows, columns = centre_of(*pixels.shape[1:3])
+    area = (rows.stop - rows.start) * (columns.stop - columns.start) / (pixels.shape[1] * pixels.shape[2])
+    shown = np.concatenate([np.flatnonzero(labels[few] == label)[: CAMS // 2] for label in (0, 1)])
+    titles = [f"p {validation.probabilities[chosen[few[i]]]:.2f}, label {labels[few[i]]}\ncentre {share(energy[i], 0)}"
+              for i in shown]  # fmt: skip
+    ids = ", ".join(validation.ids[chosen[few[shown]]].tolist())
+    mean_energy = float(np.nanmean(energy)) if np.isfinite(energy).any() else float("nan")
+    facts["grad_cam"] = {"patches": len(few), "energy_in_centre": mean_energy, "area_of_centre": area}
+    blocks: list[Block] = [
+        Picture("grad_cam", cam_figure(pixels[few[shown]], cams[shown], titles),
+                f"Grad-CAM: what spoke for the predicted class, in yellow; the square is the centre. Patches: {ids}"),
+        Text(f"On average {share(mean_energy)} of the energy lies inside the central square (over {len(few):,} patches),"
+             f" which is {share(area)} of the area."),
+    ]  # fmt: skip
+    if len(np.unique(labels)) == 2:
+        whole = view_logits(network, pixels)
+        facts["views_logits"] = whole  # for the next section; not written
+        aucs = {
+            "whole patch": _auc(labels, whole[0]),
+            "centre hidden": _auc(labels, masked_logits(network, pixels, hide="centre")),
+            "rim hidden, centre alone": _auc(labels, masked_logits(network, pixels, hide="rim")),
+        }
+        facts["masking_auc"] = aucs
+        listed = [(name, number(value), number(value - aucs["whole patch"])) for name, value in aucs.items()]
+        blocks.append(Table("masking", ("", "AUC", "change"), listed,
+                            f"{len(labels):,} validation patches; what is hidden becomes the data set's mean colour."))  # fmt: skip
+    else:
+        blocks.append(Note("These patches have one label only: what masking does to the AUC cannot be said."))
+    return blocks
+
+
+def cam_figure(patches_u8: np.ndarray, cams: np.ndarray, titles: Sequence[str]) -> Figure:
+    """Patches with their maps laid over them, the central square outlined."""
+    columns = min(4, max(len(titles), 1))
+    figure, axes = style.new_figure(columns, max(1, -(-len(titles) // columns)), panel=(2.3, 2.75))
+    for ax in axes[len(titles) :]:
+        style.hide_axes(ax)
+    for ax, patch, cam, title in zip(axes, patches_u8, cams, titles, strict=False):
+        charts.draw_attribution(ax, patch, cam, title)
+    return figure
+
+
+def _views(network: Network, pixels: np.ndarray, labels: np.ndarray, facts: dict[str, Any]) -> list[Block]:
+    if len(np.unique(labels)) < 2:
+        return [Note("These patches have one label only: the gain of several views cannot be said.")]
+    logits = facts.pop("views_logits")
+    found = {views: Scorer(labels, _sigmoid(logits[:views].mean(axis=0)))() for views in VIEWS}
+    facts["tta"] = {str(views): scores for views, scores in found.items()}
+    rows = [
+        (views, number(s["auc"]), f"{s['auc'] - found[1]['auc']:+.4f}", number(s["log_loss"]),
+         f"{s['log_loss'] - found[1]['log_loss']:+.4f}") for views, s in found.items()
+    ]  # fmt: skip
+    return [Table("tta", ("views", "AUC", "gain", "log loss", "change"), rows,
+                  f"Mean logit over 1, 2, 4 and all 8 flips and quarter turns (predict.py --tta), {len(labels):,}"
+                  " validation patches.")]  # fmt: skip
+
+
+def _auc(labels: np.ndarray, logits: np.ndarray) -> float:
+    return Scorer(labels, _sigmoid(logits))()["auc"]
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(logits, -60, 60)))
