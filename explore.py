@@ -19,10 +19,11 @@ from pipeline.open import open_source
 from pipeline.settings import InputSettings
 from pipeline.stores import FolderStore
 from pipeline.tiff import LayoutChecker, StripLayout, TiffError
-from report.explore_page import SplitData, explore_page
+from report.explore_page import explore_page
 from report.page import write_page
 from report.patch_stats import measure_patches
 from report.slides import read_slides
+from report.split_data import SplitData
 
 ZIP_SAMPLE = 2000
 """Files of a .zip whose layout is looked at: each has to be inflated for it."""
@@ -50,10 +51,14 @@ def explore(settings: ExploreSettings) -> Path:
     dataset = open_dataset(settings.data_dir)
     notes: list[str] = []
     splits = [
-        measure(table, settings, notes) for table in (dataset.train, dataset.test) if table is not None and len(table)
+        measure(table, settings, notes)
+        for table in (dataset.train, dataset.test)
+        if table is not None and len(table)
     ]
     if settings.groups is not None and not any(split.slides is not None for split in splits):
-        raise UserError(f"{settings.groups}: names no patch of {settings.data_dir}; expected a CSV file id,wsi of its ids")
+        raise UserError(
+            f"{settings.groups}: names no patch of {settings.data_dir}; expected a CSV file id,wsi of its ids"
+        )
     page = explore_page(dataset, splits, notes + missing(dataset), time.perf_counter() - began)
     paths = write_page(page, settings.out, "explore")
     print(f"{paths[-1]}: {sum(len(s.table) for s in splits):,} patches in {time.perf_counter() - began:,.0f} s"
@@ -97,7 +102,11 @@ def layouts_of(table: PatchTable, threads: int) -> str:
 
 def missing(dataset: Dataset) -> list[str]:
     """Lines on what the data set does not have."""
-    return [] if dataset.sample_ids is not None else ["There is no sample_submission.csv: test is in order of its ids."]
+    return (
+        []
+        if dataset.sample_ids is not None
+        else ["There is no sample_submission.csv: test is in order of its ids."]
+    )
 
 
 def main() -> int:

@@ -18,7 +18,8 @@ from training.device import choose_device, choose_precision, describe_device, pr
 from training.diagnose import diagnose
 from training.distributed import World
 from training.interrupt import Stopped, StopRequest
-from training.loop import Progress, Trainer
+from training.loop import Trainer
+from training.progress import Progress
 from training.run_folder import RunFolder, describe_environment, settle
 
 

@@ -20,7 +20,7 @@ class PatchNetSettings:
     """Channels of the stages; each stage begins by halving height and width."""
     blocks: tuple[int, ...] = (0, 1, 1)
     """Residual blocks in each stage, after its halving."""
-    field: float = 2 / 3
+    field: float = 1.0
     """Side of the central window that is looked at, as a share of the patch's side."""
 
 

@@ -46,7 +46,7 @@ class CalibrationResult:
 
 def calibrate(
     labels: np.ndarray, probabilities: np.ndarray, slides: np.ndarray | None = None, seed: int = 0
-) -> CalibrationResult | str:  # fmt: skip
+) -> CalibrationResult | str:
     """Fit a temperature on one half of the patches and show it on the other; or say why that cannot be done.
 
     Args:
@@ -67,12 +67,18 @@ def calibrate(
     after = apply_temperature(before, temperature)
     return CalibrationResult(
         Calibration(
-            temperature=temperature, fitted_on=int(half.sum()), shown_on=len(shown),
-            ece_before=expected_calibration_error(shown, before), ece_after=expected_calibration_error(shown, after),
-            log_loss_before=_log_loss(shown, before), log_loss_after=_log_loss(shown, after),
+            temperature=temperature,
+            fitted_on=int(half.sum()),
+            shown_on=len(shown),
+            ece_before=expected_calibration_error(shown, before),
+            ece_after=expected_calibration_error(shown, after),
+            log_loss_before=_log_loss(shown, before),
+            log_loss_after=_log_loss(shown, after),
         ),
-        shown, before, after,
-    )  # fmt: skip
+        shown,
+        before,
+        after,
+    )
 
 
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:

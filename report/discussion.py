@@ -1,5 +1,6 @@
 """A run's measured facts -> sentences: what they say, and what to try. No fact, no sentence."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,14 +10,19 @@ OVERFIT_LOSS = 1.1
 UNDERFIT_ACCURACY = 0.9
 POOR_ECE = 0.05
 NOTABLE_WAIT = 0.05
-NOTABLE_GAIN = 0.002
 
 
 def points(facts: Mapping[str, Any]) -> list[str]:
     """One or two sentences on each thing that the facts allow a judgement of."""
     found = [
-        *_fit(facts), *_score(facts), *_calibration(facts), *_slides(facts), *_looks(facts), *_views(facts), *_speed(facts)
-    ]  # fmt: skip
+        *_fit(facts),
+        *_score(facts),
+        *_calibration(facts),
+        *_slides(facts),
+        *_looks(facts),
+        *_views(facts),
+        *_speed(facts),
+    ]
     return found or ["Too little was measured to discuss."]
 
 
@@ -26,25 +32,35 @@ def _fit(facts: Mapping[str, Any]) -> list[str]:
         return ["Over- or under-fitting: one epoch or none does not tell."]
     planned = facts.get("epochs_planned")
     if isinstance(planned, int) and facts["epochs"] < planned:
-        return [f"Fit: the run was cut short after {facts['epochs']} of {planned} epochs; continue it with --resume before"
-                " judging it."]  # fmt: skip
+        return [
+            f"Fit: the run was cut short after {facts['epochs']} of {planned} epochs; continue it with --resume before"
+            " judging it."
+        ]
     gap = last["val_loss"] / max(best["val_loss"], 1e-12)
     if gap > OVERFIT_LOSS and facts["best_epoch"] < last["epoch"]:
-        return [f"Over-fitting: the validation loss rose from {best['val_loss']:.3f} in epoch {facts['best_epoch']:.0f} to"
-                f" {last['val_loss']:.3f} in the last. Fewer epochs, more --dropout or --augment standard would help; the"
-                " weights kept are of the best epoch."]  # fmt: skip
+        return [
+            f"Over-fitting: the validation loss rose from {best['val_loss']:.3f} in epoch {facts['best_epoch']:.0f} to"
+            f" {last['val_loss']:.3f} in the last. Fewer epochs, more --dropout or --augment standard would help; the"
+            " weights kept are of the best epoch."
+        ]
     if facts["best_epoch"] == last["epoch"] and last["train_accuracy"] < UNDERFIT_ACCURACY:
-        return [f"Under-fitting, rather: the last epoch is the best, with a training accuracy of"
-                f" {last['train_accuracy']:.1%}. More --epochs or a larger --model should gain."]  # fmt: skip
+        return [
+            f"Under-fitting, rather: the last epoch is the best, with a training accuracy of"
+            f" {last['train_accuracy']:.1%}. More --epochs or a larger --model should gain."
+        ]
     if facts["best_epoch"] == last["epoch"]:
-        return ["Fit: the last epoch is the best and nothing points to over-fitting; more --epochs may still gain a little."]
-    return [f"Fit: the best epoch is {facts['best_epoch']:.0f}; what followed neither gained nor harmed much. The training"
-            " has run its course."]  # fmt: skip
+        return [
+            "Fit: the last epoch is the best and nothing points to over-fitting; more --epochs may still gain a little."
+        ]
+    return [
+        f"Fit: the best epoch is {facts['best_epoch']:.0f}; what followed neither gained nor harmed much. The training"
+        " has run its course."
+    ]
 
 
 def _score(facts: Mapping[str, Any]) -> list[str]:
     auc = (facts.get("scores") or {}).get("auc")
-    if not auc or not auc["value"] == auc["value"]:
+    if not auc or math.isnan(auc["value"]):
         return []
     text = f"Score: the validation AUC is {auc['value']:.4f} (95 % by {facts['interval_unit']}: {auc['low']:.4f} to {auc['high']:.4f})."
     if not facts.get("grouped"):
@@ -58,43 +74,56 @@ def _calibration(facts: Mapping[str, Any]) -> list[str]:
         return []
     side = "overconfident" if c["temperature"] > 1 else "underconfident"
     if c["ece_before"] < POOR_ECE:
-        return [f"Calibration: good (ECE {c['ece_before']:.3f}); a temperature of {c['temperature']:.2f} would make it"
-                f" {c['ece_after']:.3f}."]  # fmt: skip
-    return [f"Calibration: the network is {side} (ECE {c['ece_before']:.3f}, {c['ece_after']:.3f} after a temperature of"
-            f" {c['temperature']:.2f}). Where probabilities matter, use predict.py --calibrated."]  # fmt: skip
+        return [
+            f"Calibration: good (ECE {c['ece_before']:.3f}); a temperature of {c['temperature']:.2f} would make it"
+            f" {c['ece_after']:.3f}."
+        ]
+    return [
+        f"Calibration: the network is {side} (ECE {c['ece_before']:.3f}, {c['ece_after']:.3f} after a temperature of"
+        f" {c['temperature']:.2f}). Where probabilities matter, use predict.py --calibrated."
+    ]
 
 
 def _slides(facts: Mapping[str, Any]) -> list[str]:
     worst = facts.get("worst_slides")
     if not worst:
         return []
-    named = ", ".join(f"{row['slide']} (log loss {row['log_loss']:.3f}, {row['patches']:,} patches)" for row in worst)
+    named = ", ".join(
+        f"{row['slide']} (log loss {row['log_loss']:.3f}, {row['patches']:,} patches)" for row in worst
+    )
     return [f"Weakest slides: {named}. Look at their stain and their labels first."]
 
 
 def _looks(facts: Mapping[str, Any]) -> list[str]:
     masking, cam, found = facts.get("masking_auc"), facts.get("grad_cam"), []
-    if cam and cam["energy_in_centre"] == cam["energy_in_centre"]:
+    if cam and not math.isnan(cam["energy_in_centre"]):
         times = cam["energy_in_centre"] / cam["area_of_centre"]
         found.append(f"Attention: the central square gets {times:.1f} times the energy that its area would.")
     if masking:
         lost = {name: masking["whole patch"] - value for name, value in masking.items()}
         if lost["centre hidden"] > lost["rim hidden, centre alone"]:
-            found.append("The centre matters most: hiding it costs more AUC than hiding all else, as the label's rule demands.")
+            found.append(
+                "The centre matters most: hiding it costs more AUC than hiding all else, as the label's rule demands."
+            )
         else:
-            found.append("Hiding the rim costs more AUC than hiding the centre: the network leans on the surroundings,"
-                         " whose tissue goes along with the label; near misses may fool it.")  # fmt: skip
+            found.append(
+                "Hiding the rim costs more AUC than hiding the centre: the network leans on the surroundings,"
+                " whose tissue goes along with the label; near misses may fool it."
+            )
     return found
 
 
 def _views(facts: Mapping[str, Any]) -> list[str]:
-    tta = facts.get("tta")
-    if not tta:
+    gain = facts.get("tta_gain")
+    if not gain:
         return []
-    gain = tta["8"]["auc"] - tta["1"]["auc"]
-    if gain >= NOTABLE_GAIN:
-        return [f"Views: eight gain {gain:.4f} AUC; predict with --tta 8."]
-    return [f"Views: eight change the AUC by {gain:+.4f}, within what chance does; --tta 8 costs eight times the work."]
+    measured = f"{gain['value']:+.4f} AUC (95 %: {gain['low']:+.4f} to {gain['high']:+.4f})"
+    if gain["low"] > 0:
+        return [f"Views: eight instead of one change the score by {measured}; predict with --tta 8."]
+    return [
+        f"Views: eight instead of one change the score by {measured}, which may be chance; they cost eight times the"
+        " work."
+    ]
 
 
 def _speed(facts: Mapping[str, Any]) -> list[str]:
@@ -102,6 +131,8 @@ def _speed(facts: Mapping[str, Any]) -> list[str]:
     if wait is None:
         return []
     if wait > NOTABLE_WAIT:
-        return [f"Speed: {wait:.0%} of the training time went by waiting for data; `python -m pipeline pack` once, or"
-                " `python -m bench tune`, should help."]  # fmt: skip
+        return [
+            f"Speed: {wait:.0%} of the training time went by waiting for data; `python -m pipeline pack` once, or"
+            " `python -m bench tune`, should help."
+        ]
     return [f"Speed: the network was the limit, not the input ({wait:.1%} of the time spent waiting)."]

@@ -44,7 +44,7 @@ def contradictions(groups: list[np.ndarray], labels: np.ndarray) -> list[np.ndar
 
 def near_duplicates(
     sha1: np.ndarray, phash: np.ndarray, thumbnail: np.ndarray, deviation: np.ndarray
-) -> NearDuplicates:  # fmt: skip
+) -> NearDuplicates:
     """Pairs of different patches whose hashes differ in at most 3 bits and whose thumbnails agree.
 
     Four passes over sorted bands instead of all pairs: 280,000 patches take seconds.
@@ -64,16 +64,20 @@ def near_duplicates(
         close = distance <= MAX_DISTANCE
         pairs = np.sort(np.stack([rows[left[close]], rows[right[close]]], axis=1), axis=1)
         alike = np.abs(thumbnail[pairs[:, 0]].astype(np.int16) - thumbnail[pairs[:, 1]]).mean(axis=(1, 2, 3))
-        for pair, bits in zip(pairs[alike <= MAX_THUMBNAIL_DIFFERENCE].tolist(),
-                              distance[close][alike <= MAX_THUMBNAIL_DIFFERENCE].tolist(), strict=True):  # fmt: skip
+        for pair, bits in zip(
+            pairs[alike <= MAX_THUMBNAIL_DIFFERENCE].tolist(),
+            distance[close][alike <= MAX_THUMBNAIL_DIFFERENCE].tolist(),
+            strict=True,
+        ):
             found[tuple(pair)] = bits
         if len(found) > MAX_PAIRS:
             break
     pairs = sorted(found)[:MAX_PAIRS]
     return NearDuplicates(
-        np.array(pairs, np.int64).reshape(-1, 2), np.array([found[pair] for pair in pairs], np.int64),
+        np.array(pairs, np.int64).reshape(-1, 2),
+        np.array([found[pair] for pair in pairs], np.int64),
         complete=len(found) <= MAX_PAIRS,
-    )  # fmt: skip
+    )
 
 
 def _candidates(hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -2,15 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from report.duplicates import MAX_DISTANCE, MAX_PAIRS, NearDuplicates, contradictions, exact_groups, near_duplicates
+from report.duplicates import (
+    MAX_DISTANCE,
+    MAX_PAIRS,
+    NearDuplicates,
+    contradictions,
+    exact_groups,
+    near_duplicates,
+)
 from report.page import Block, Gallery, Note, Section, Table, Text
-
-if TYPE_CHECKING:
-    from report.explore_page import SplitData
+from report.split_data import SplitData
 
 _SHOWN = 8
 _UNLABELLED = -1
@@ -38,7 +43,7 @@ class Duplicates:
         return sum(self.every.crosses(pair) for pair in self.near.pairs)
 
 
-def find_duplicates(splits: Sequence["SplitData"]) -> Duplicates:
+def find_duplicates(splits: Sequence[SplitData]) -> Duplicates:
     """Exact and near-duplicates over all splits together."""
     every = Everything(splits)
     groups = exact_groups(every.column("sha1"))
@@ -49,14 +54,16 @@ def find_duplicates(splits: Sequence["SplitData"]) -> Duplicates:
 class Everything:
     """The patches of all splits under one numbering."""
 
-    def __init__(self, splits: Sequence["SplitData"]) -> None:
+    def __init__(self, splits: Sequence[SplitData]) -> None:
         self._splits = splits
         self._start = np.cumsum([0, *(len(split.table) for split in splits)])
         self.ids = np.concatenate([split.table.ids for split in splits])
-        self.labels = np.concatenate([
-            np.full(len(split.table), _UNLABELLED) if split.table.labels is None else split.table.labels
-            for split in splits
-        ])  # fmt: skip
+        self.labels = np.concatenate(
+            [
+                np.full(len(split.table), _UNLABELLED) if split.table.labels is None else split.table.labels
+                for split in splits
+            ]
+        )
         self.part = np.repeat(np.arange(len(splits)), [len(split.table) for split in splits])
 
     def column(self, name: str) -> np.ndarray:
@@ -118,17 +125,39 @@ def section(found: Duplicates) -> Section:
         blocks.append(_table_of_groups(groups, every))
     for name, chosen, caption in (
         ("contradictions", contradicting, "Equal patches with different labels: one of the labels is wrong."),
-        ("exact_duplicates", [g for g in groups if len(np.unique(every.labels[g])) < 2 or every.crosses(g)],
-         "Some exact duplicates."),
-    ):  # fmt: skip
+        (
+            "exact_duplicates",
+            [g for g in groups if len(np.unique(every.labels[g])) < 2 or every.crosses(g)],
+            "Some exact duplicates.",
+        ),
+    ):
         if chosen:
-            blocks.append(_gallery(name, [row for group in chosen[:_SHOWN] for row in group[:2]], every, caption))
+            blocks.append(
+                _gallery(name, [row for group in chosen[:_SHOWN] for row in group[:2]], every, caption)
+            )
     if len(near.pairs):
-        rows = [[every.ids[a], every.split_name(a), every.label(a), every.ids[b], every.split_name(b), every.label(b),
-                 int(bits)] for (a, b), bits in zip(near.pairs.tolist(), near.distance, strict=True)]  # fmt: skip
+        rows = [
+            [
+                every.ids[a],
+                every.split_name(a),
+                every.label(a),
+                every.ids[b],
+                every.split_name(b),
+                every.label(b),
+                int(bits),
+            ]
+            for (a, b), bits in zip(near.pairs.tolist(), near.distance, strict=True)
+        ]
         header = ("id", "split", "label", "looks like", "split", "label", "bits apart")
-        blocks.append(Table("near_duplicates", header, rows, f"The first of {len(rows):,} pairs; all are in"
-                            " tables/near_duplicates.csv.", shown=_SHOWN))  # fmt: skip
+        blocks.append(
+            Table(
+                "near_duplicates",
+                header,
+                rows,
+                f"The first of {len(rows):,} pairs; all are in tables/near_duplicates.csv.",
+                shown=_SHOWN,
+            )
+        )
         closest = near.pairs[np.argsort(near.distance, kind="stable")[:_SHOWN]].ravel().tolist()
         blocks.append(_gallery("near_pairs", closest, every, "The closest pairs, side by side."))
     return Section("Duplicates", blocks)
@@ -137,12 +166,20 @@ def section(found: Duplicates) -> Section:
 def _table_of_groups(groups: list[np.ndarray], every: Everything) -> Table:
     rows = [
         [number, every.ids[row], every.split_name(row), every.label(row)]
-        for number, group in enumerate(groups, 1) for row in group
-    ]  # fmt: skip
-    return Table("exact_duplicates_all", ("set", "id", "split", "label"), rows,
-                 "The first; all are in tables/exact_duplicates_all.csv.", shown=_SHOWN)  # fmt: skip
+        for number, group in enumerate(groups, 1)
+        for row in group
+    ]
+    return Table(
+        "exact_duplicates_all",
+        ("set", "id", "split", "label"),
+        rows,
+        "The first; all are in tables/exact_duplicates_all.csv.",
+        shown=_SHOWN,
+    )
 
 
 def _gallery(name: str, rows: Sequence[int], every: Everything, caption: str) -> Gallery:
-    captions = [every.split_name(row) + (f", label {every.label(row)}" if every.label(row) else "") for row in rows]
+    captions = [
+        every.split_name(row) + (f", label {every.label(row)}" if every.label(row) else "") for row in rows
+    ]
     return Gallery(name, every.pixels(rows), every.ids[list(rows)].tolist(), captions, caption)

@@ -32,7 +32,9 @@ class Network:
     def normalise(self, patches_u8: np.ndarray) -> torch.Tensor:
         """[B, H, W, 3] uint8 -> [B, 3, H, W] float32 on the device, channels-last."""
         x = torch.from_numpy(patches_u8).to(self.device).float() / 255
-        mean, std = (torch.tensor(v, device=self.device) for v in (self.normalisation.mean, self.normalisation.std))
+        mean, std = (
+            torch.tensor(v, device=self.device) for v in (self.normalisation.mean, self.normalisation.std)
+        )
         return ((x - mean) / std).permute(0, 3, 1, 2)
 
 
@@ -57,8 +59,10 @@ def load_network(path: Path, device: torch.device) -> Network:
         raise UserError(f"{path}: damaged, or no weights of this program: {reason}") from error
     return Network(
         model.to(device, memory_format=torch.channels_last).eval(),
-        Normalisation(tuple(normalisation["mean"]), tuple(normalisation["std"])), (height, width), device,
-    )  # fmt: skip
+        Normalisation(tuple(normalisation["mean"]), tuple(normalisation["std"])),
+        (height, width),
+        device,
+    )
 
 
 def dihedral_view(x: torch.Tensor, index: int) -> torch.Tensor:
@@ -104,7 +108,12 @@ def grad_cam(network: Network, patches_u8: np.ndarray) -> np.ndarray:
     kept: list[torch.Tensor] = []
 
     def keep(module: nn.Module, args: object, output: object) -> None:
-        if isinstance(output, torch.Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1 and output.requires_grad:
+        if (
+            isinstance(output, torch.Tensor)
+            and output.dim() == 4
+            and min(output.shape[2:]) > 1
+            and output.requires_grad
+        ):
             kept.append(output)
 
     handles = [module.register_forward_hook(keep) for module in network.model.modules()]

@@ -19,6 +19,8 @@ from report import style
 
 NOT_MEDICAL = "Not a medical device: not for diagnosis, and not checked for any clinical use."
 SYNTHETIC_NOTE = "SYNTHETIC: made from generated data. Nothing here says anything about real tissue."
+# Tables of names and texts, which read better aligned to the left.
+_WORDY_HEADERS = {("", "value"), ("setting", "value")}
 _SQUARE_COLOUR = (255, 221, 0)
 
 
@@ -66,6 +68,8 @@ class Table:
     caption: str = ""
     shown: int | None = None
     """Rows on the page; the file always has all."""
+    folded: bool = False
+    """Whether the page shows it only when its caption is clicked."""
     kind: str = "table"
 
 
@@ -139,13 +143,20 @@ def write_page(page: Page, folder: Path, stem: str) -> list[Path]:
     stamp = {"synthetic": page.synthetic, **({"note": SYNTHETIC_NOTE} if page.synthetic else {})}
     write_json(written[-1], plain({**stamp, **page.facts}))
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("report"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        loader=jinja2.PackageLoader("report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
     html = environment.get_template("page.html").render(
-        title=page.title, subtitle=page.subtitle, sections=views, synthetic=page.synthetic,
-        synthetic_note=SYNTHETIC_NOTE, not_medical=NOT_MEDICAL,
-    )  # fmt: skip
+        title=page.title,
+        subtitle=page.subtitle,
+        sections=views,
+        synthetic=page.synthetic,
+        synthetic_note=SYNTHETIC_NOTE,
+        not_medical=NOT_MEDICAL,
+    )
     written.append(_place(folder, "", f"{stem}.html"))
     # A name from a file system can hold what UTF-8 cannot (a lone surrogate): shown as "?".
     write_text(written[-1], html.encode("utf-8", "replace").decode())
@@ -209,20 +220,34 @@ def _view(block: Block, synthetic: bool) -> dict[str, Any]:
     if isinstance(block, Picture):
         png = style.to_png(block.figure, synthetic=synthetic)
         width = round(block.figure.get_figwidth() * 96)
-        return {"kind": "picture", "png": png, "uri": _uri(png), "caption": block.caption, "width": width,
-                "alt": block.caption or block.name}  # fmt: skip
+        return {
+            "kind": "picture",
+            "png": png,
+            "uri": _uri(png),
+            "caption": block.caption,
+            "width": width,
+            "alt": block.caption or block.name,
+        }
     if isinstance(block, Gallery):
         items = [
-            {"uri": _uri(patch_png(patch, centre_square=block.centre_square)), "id": identifier, "caption": caption}
+            {
+                "uri": _uri(patch_png(patch, centre_square=block.centre_square)),
+                "id": identifier,
+                "caption": caption,
+            }
             for patch, identifier, caption in zip(block.patches_u8, block.ids, block.captions, strict=True)
         ]
         return {"kind": "gallery", "items": items, "caption": block.caption}
     if isinstance(block, Table):
-        return {"kind": "table", "header": block.header, "rows": block.rows[: block.shown],
-                "caption": block.caption}  # fmt: skip
-    if isinstance(block, Points):
-        return {"kind": "points", "points": block.items}
-    return {"kind": block.kind, "text": block.text}
+        return {
+            "kind": "table",
+            "header": block.header,
+            "rows": block.rows[: block.shown],
+            "caption": block.caption,
+            "folded": block.folded,
+            "wordy": tuple(block.header) in _WORDY_HEADERS,
+        }
+    return {"kind": block.kind, "text": getattr(block, "text", ""), "points": getattr(block, "items", ())}
 
 
 def _uri(png: bytes) -> str:
@@ -234,5 +259,7 @@ def _place(folder: Path, part: str, name: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{path.parent}: cannot be made: {error.strerror or error}; choose another folder") from error
+        raise UserError(
+            f"{path.parent}: cannot be made: {error.strerror or error}; choose another folder"
+        ) from error
     return path

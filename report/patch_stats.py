@@ -70,8 +70,13 @@ class PatchStats:
 
 
 def measure_patches(
-    source: PixelSource | TiffSource, labels: np.ndarray | None, *, threads: int, name: str, progress: bool = True
-) -> PatchStats:  # fmt: skip
+    source: PixelSource | TiffSource,
+    labels: np.ndarray | None,
+    *,
+    threads: int,
+    name: str,
+    progress: bool = True,
+) -> PatchStats:
     """Measure every patch of ``source``.
 
     Args:
@@ -90,15 +95,21 @@ def measure_patches(
     histogram = np.zeros((groups, 3, 256), np.int64)
     image_sum = np.zeros((groups, height, width, 3), np.int64)
     columns = {
-        "colour": np.empty((count, 3), np.float32), "deviation": np.empty(count, np.float32),
-        "saturation": np.empty(count, np.float32), "haematoxylin": np.empty(count, np.float32),
-        "eosin": np.empty(count, np.float32), "darkest": np.empty(count, np.uint8),
-        "brightest": np.empty(count, np.uint8), "sha1": np.empty(count, "S20"), "phash": np.empty(count, np.uint64),
+        "colour": np.empty((count, 3), np.float32),
+        "deviation": np.empty(count, np.float32),
+        "saturation": np.empty(count, np.float32),
+        "haematoxylin": np.empty(count, np.float32),
+        "eosin": np.empty(count, np.float32),
+        "darkest": np.empty(count, np.uint8),
+        "brightest": np.empty(count, np.uint8),
+        "sha1": np.empty(count, "S20"),
+        "phash": np.empty(count, np.uint64),
         "thumbnail": np.empty((count, THUMBNAIL, THUMBNAIL, 3), np.uint8),
-    }  # fmt: skip
+    }
     chunks = iterate_pixels(source, np.arange(count), threads=threads, chunk=CHUNK)
-    with tqdm(total=count, desc=name, unit="patch", leave=False,
-              disable=not (progress and sys.stderr.isatty())) as bar:  # fmt: skip
+    with tqdm(
+        total=count, desc=name, unit="patch", leave=False, disable=not (progress and sys.stderr.isatty())
+    ) as bar:
         for rows, (sums, values) in _in_threads(chunks, of_row, groups, threads):
             histogram += sums[0]
             image_sum += sums[1]
@@ -111,7 +122,7 @@ def measure_patches(
 
 def _in_threads(
     chunks: Iterator[tuple[np.ndarray, np.ndarray]], group_of_row: np.ndarray, groups: int, threads: int
-) -> Iterator[tuple[np.ndarray, tuple]]:  # fmt: skip
+) -> Iterator[tuple[np.ndarray, tuple]]:
     """Measure chunks (rows, pixels) in threads, a few at a time, in order."""
     waiting: deque[tuple[np.ndarray, Future]] = deque()
     with ThreadPoolExecutor(threads) as pool:
@@ -127,7 +138,7 @@ def _in_threads(
 
 def measure_chunk(
     patches_u8: np.ndarray, group: np.ndarray, groups: int
-) -> tuple[tuple[np.ndarray, np.ndarray], dict[str, np.ndarray]]:  # fmt: skip
+) -> tuple[tuple[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
     """Measure patches [k, H, W, 3] uint8: ((histogram, image sum) of each group, {column: [k] values})."""
     k, height, width, _ = patches_u8.shape
     histogram = np.zeros((groups, 3, 256), np.int64)

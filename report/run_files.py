@@ -11,9 +11,17 @@ import pandas as pd
 from pipeline.errors import UserError
 
 METRIC_COLUMNS = (
-    "epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_auc", "lr", "images_per_s",
-    "data_wait", "seconds",
-)  # fmt: skip
+    "epoch",
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "val_auc",
+    "lr",
+    "images_per_s",
+    "data_wait",
+    "seconds",
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,12 @@ class RunFiles:
         sections = self.config.get("settings")
         if not isinstance(sections, dict):
             return {}
-        return {name: value for part in sections.values() if isinstance(part, dict) for name, value in part.items()}
+        return {
+            name: value
+            for part in sections.values()
+            if isinstance(part, dict)
+            for name, value in part.items()
+        }
 
     @property
     def weights(self) -> Path:
@@ -96,7 +109,9 @@ def read_run(path: str | Path) -> RunFiles:
         except FileNotFoundError:
             missing.append(f"{name} is not there")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            missing.append(f"{name} cannot be used: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
+            missing.append(
+                f"{name} cannot be used: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            )
         return otherwise
 
     return RunFiles(
@@ -125,7 +140,9 @@ def read_metrics(path: Path) -> pd.DataFrame:
         raise ValueError(f"expected the column {lacking[0]}, found {', '.join(map(str, table.columns))}")
     table = table[list(METRIC_COLUMNS)].apply(pd.to_numeric, errors="coerce").astype(float)
     if table["epoch"].isna().any():
-        raise ValueError(f"line {int(np.flatnonzero(table['epoch'].isna())[0]) + 2}: expected a number of an epoch")
+        raise ValueError(
+            f"line {int(np.flatnonzero(table['epoch'].isna())[0]) + 2}: expected a number of an epoch"
+        )
     return table
 
 
@@ -133,14 +150,18 @@ def read_validation(path: Path) -> Validation:
     """validation.csv. Raises ValueError if it is not of that form."""
     table = pd.read_csv(path, dtype={"id": str}, keep_default_na=False)
     if list(table.columns) != ["id", "label", "probability"]:
-        raise ValueError(f"expected the columns id,label,probability, found {', '.join(map(str, table.columns))}")
+        raise ValueError(
+            f"expected the columns id,label,probability, found {', '.join(map(str, table.columns))}"
+        )
     if table.empty:
         raise ValueError("expected at least one row, found none")
     labels = pd.to_numeric(table["label"], errors="coerce")
     probabilities = pd.to_numeric(table["probability"], errors="coerce").astype(float)
     bad = ~labels.isin([0, 1]) | ~probabilities.between(0, 1)
     if bad.any():
-        raise ValueError(f"line {int(np.flatnonzero(bad)[0]) + 2}: expected a label 0 or 1 and a probability from 0 to 1")
+        raise ValueError(
+            f"line {int(np.flatnonzero(bad)[0]) + 2}: expected a label 0 or 1 and a probability from 0 to 1"
+        )
     return Validation(table["id"].to_numpy(str), labels.to_numpy(np.int64), probabilities.to_numpy())
 
 

@@ -18,7 +18,7 @@ from report import charts, style
 from report.network import VIEWS, Network, centre_energy, grad_cam, load_network, masked_logits, view_logits
 from report.page import Block, Gallery, Note, Picture, Section, Table, Text, centre_of, number, share
 from report.run_files import RunFiles, Validation
-from report.scores import Scorer
+from report.scores import Scorer, auc_difference
 
 PATCHES = 1000
 """Validation patches that views and masks are measured on."""
@@ -47,9 +47,12 @@ class Patches:
             )
         self._rows = np.array([row_of[identifier] for identifier in validation.ids.tolist()], np.int64)
         self.source = open_source(
-            self.table, InputSettings(), device="cpu", cache_dir=run.settings.get("cache_dir", "cache"),
+            self.table,
+            InputSettings(),
+            device="cpu",
+            cache_dir=run.settings.get("cache_dir", "cache"),
             say=lambda line: None,
-        )  # fmt: skip
+        )
 
     def pixels(self, places: Sequence[int]) -> np.ndarray:
         """Patches [k, H, W, 3] uint8 at these places, in their order."""
@@ -61,27 +64,39 @@ class Patches:
 
 def sections(
     run: RunFiles, validation: Validation, data_dir: Path | None, patches: int, facts: dict[str, Any]
-) -> list[Section]:  # fmt: skip
+) -> list[Section]:
     """Sections on mistakes, attribution and views; each with a line on what cannot be shown."""
     try:
         found = Patches(run, validation, data_dir)
     except UserError as error:
-        return [Section("Mistakes and attribution", [
-            Note(f"The patches cannot be shown: {error}"), *_table_of_mistakes(validation)
-        ])]  # fmt: skip
+        return [
+            Section(
+                "Mistakes and attribution",
+                [Note(f"The patches cannot be shown: {error}"), *_table_of_mistakes(validation)],
+            )
+        ]
     listed = [Section("Most confident mistakes", _mistakes(validation, found))]
     try:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = load_network(run.weights, device)
         check_source_size(found.source, network.patch_size)
     except UserError as error:
-        return [*listed, Section("What the network looks at", [Note(f"The network cannot be asked: {error}")])]
+        return [
+            *listed,
+            Section("What the network looks at", [Note(f"The network cannot be asked: {error}")]),
+        ]
     chosen = _sample(validation, patches)
     pixels, labels = found.pixels(chosen), validation.labels[chosen]
+    views = view_logits(network, pixels)
     return [
         *listed,
-        Section("What the network looks at", _attribution(network, validation, chosen, pixels, labels, facts)),
-        Section("Test-time augmentation", _views(network, pixels, labels, facts)),
+        Section(
+            "What the network looks at",
+            _attribution(
+                network, validation, chosen=chosen, pixels=pixels, labels=labels, views=views, facts=facts
+            ),
+        ),
+        Section("Test-time augmentation", _views(views, labels, facts)),
     ]
 
 
@@ -100,8 +115,10 @@ def worst_mistakes(validation: Validation, label: int, count: int = MISTAKES) ->
     return of_class[order[confidence[order] > 0.5]]
 
 
-_KINDS = (("false_positives", 0, "False positives: no tumour in the centre, says the label."),
-          ("false_negatives", 1, "False negatives: missed tumour."))  # fmt: skip
+_KINDS = (
+    ("false_positives", 0, "False positives: no tumour in the centre, says the label."),
+    ("false_negatives", 1, "False negatives: missed tumour."),
+)
 
 
 def _mistakes(validation: Validation, found: Patches) -> list[Block]:
@@ -110,25 +127,42 @@ def _mistakes(validation: Validation, found: Patches) -> list[Block]:
         places = worst_mistakes(validation, label)
         if len(places):
             captions = [f"p = {validation.probabilities[place]:.3f}, label {label}" for place in places]
-            blocks.append(Gallery(name, list(found.pixels(places)), validation.ids[places].tolist(), captions, caption))
+            blocks.append(
+                Gallery(name, list(found.pixels(places)), validation.ids[places].tolist(), captions, caption)
+            )
         else:
             blocks.append(Note(f"No patch labelled {label} is on the wrong side of 0.5."))
-    return [*blocks, Text("Look at them: some of the most confident mistakes of a good network are errors of labels.")]
+    return [
+        *blocks,
+        Text("Look at them: some of the most confident mistakes of a good network are errors of labels."),
+    ]
 
 
 def _table_of_mistakes(validation: Validation) -> list[Block]:
     return [
-        Table(name, ("id", "p", "label"),
-              [(validation.ids[i], f"{validation.probabilities[i]:.4f}", label) for i in worst_mistakes(validation, label)],
-              caption)
+        Table(
+            name,
+            ("id", "p", "label"),
+            [
+                (validation.ids[i], f"{validation.probabilities[i]:.4f}", label)
+                for i in worst_mistakes(validation, label)
+            ],
+            caption,
+        )
         for name, label, caption in _KINDS
-    ]  # fmt: skip
+    ]
 
 
 def _attribution(
-    network: Network, validation: Validation, chosen: np.ndarray, pixels: np.ndarray, labels: np.ndarray,
+    network: Network,
+    validation: Validation,
+    *,
+    chosen: np.ndarray,
+    pixels: np.ndarray,
+    labels: np.ndarray,
+    views: np.ndarray,
     facts: dict[str, Any],
-) -> list[Block]:  # fmt: skip
+) -> list[Block]:
     rng = np.random.default_rng(1)
     few = np.sort(rng.permutation(len(pixels))[:CAM_PATCHES])
     cams = np.concatenate([grad_cam(network, pixels[few[at : at + 32]]) for at in range(0, len(few), 32)])
@@ -136,29 +170,40 @@ def _attribution(
     rows, columns = centre_of(*pixels.shape[1:3])
     area = (rows.stop - rows.start) * (columns.stop - columns.start) / (pixels.shape[1] * pixels.shape[2])
     shown = np.concatenate([np.flatnonzero(labels[few] == label)[: CAMS // 2] for label in (0, 1)])
-    titles = [f"p {validation.probabilities[chosen[few[i]]]:.2f}, label {labels[few[i]]}\ncentre {share(energy[i], 0)}"
-              for i in shown]  # fmt: skip
+    titles = [
+        f"p {validation.probabilities[chosen[few[i]]]:.2f}, label {labels[few[i]]}\ncentre {share(energy[i], 0)}"
+        for i in shown
+    ]
     ids = ", ".join(validation.ids[chosen[few[shown]]].tolist())
     mean_energy = float(np.nanmean(energy)) if np.isfinite(energy).any() else float("nan")
     facts["grad_cam"] = {"patches": len(few), "energy_in_centre": mean_energy, "area_of_centre": area}
     blocks: list[Block] = [
-        Picture("grad_cam", cam_figure(pixels[few[shown]], cams[shown], titles),
-                f"Grad-CAM: what spoke for the predicted class, in yellow; the square is the centre. Patches: {ids}"),
-        Text(f"On average {share(mean_energy)} of the energy lies inside the central square (over {len(few):,} patches),"
-             f" which is {share(area)} of the area."),
-    ]  # fmt: skip
+        Picture(
+            "grad_cam",
+            cam_figure(pixels[few[shown]], cams[shown], titles),
+            f"Grad-CAM: what spoke for the predicted class, in yellow; the square is the centre. Patches: {ids}",
+        ),
+        Text(
+            f"On average {share(mean_energy)} of the energy lies inside the central square (over {len(few):,} patches),"
+            f" which is {share(area)} of the area."
+        ),
+    ]
     if len(np.unique(labels)) == 2:
-        whole = view_logits(network, pixels)
-        facts["views_logits"] = whole  # for the next section; not written
         aucs = {
-            "whole patch": _auc(labels, whole[0]),
+            "whole patch": _auc(labels, views[0]),
             "centre hidden": _auc(labels, masked_logits(network, pixels, hide="centre")),
             "rim hidden, centre alone": _auc(labels, masked_logits(network, pixels, hide="rim")),
         }
         facts["masking_auc"] = aucs
         listed = [(name, number(value), number(value - aucs["whole patch"])) for name, value in aucs.items()]
-        blocks.append(Table("masking", ("", "AUC", "change"), listed,
-                            f"{len(labels):,} validation patches; what is hidden becomes the data set's mean colour."))  # fmt: skip
+        blocks.append(
+            Table(
+                "masking",
+                ("", "AUC", "change"),
+                listed,
+                f"{len(labels):,} validation patches; what is hidden becomes the data set's mean colour.",
+            )
+        )
     else:
         blocks.append(Note("These patches have one label only: what masking does to the AUC cannot be said."))
     return blocks
@@ -175,19 +220,33 @@ def cam_figure(patches_u8: np.ndarray, cams: np.ndarray, titles: Sequence[str]) 
     return figure
 
 
-def _views(network: Network, pixels: np.ndarray, labels: np.ndarray, facts: dict[str, Any]) -> list[Block]:
+def _views(logits: np.ndarray, labels: np.ndarray, facts: dict[str, Any]) -> list[Block]:
     if len(np.unique(labels)) < 2:
         return [Note("These patches have one label only: the gain of several views cannot be said.")]
-    logits = facts.pop("views_logits")
     found = {views: Scorer(labels, _sigmoid(logits[:views].mean(axis=0)))() for views in VIEWS}
+    gain = auc_difference(labels, _sigmoid(logits[0]), _sigmoid(logits.mean(axis=0)))
     facts["tta"] = {str(views): scores for views, scores in found.items()}
+    facts["tta_gain"] = vars(gain)
     rows = [
-        (views, number(s["auc"]), f"{s['auc'] - found[1]['auc']:+.4f}", number(s["log_loss"]),
-         f"{s['log_loss'] - found[1]['log_loss']:+.4f}") for views, s in found.items()
-    ]  # fmt: skip
-    return [Table("tta", ("views", "AUC", "gain", "log loss", "change"), rows,
-                  f"Mean logit over 1, 2, 4 and all 8 flips and quarter turns (predict.py --tta), {len(labels):,}"
-                  " validation patches.")]  # fmt: skip
+        (
+            views,
+            number(s["auc"]),
+            f"{s['auc'] - found[1]['auc']:+.4f}",
+            number(s["log_loss"]),
+            f"{s['log_loss'] - found[1]['log_loss']:+.4f}",
+        )
+        for views, s in found.items()
+    ]
+    return [
+        Table(
+            "tta",
+            ("views", "AUC", "gain", "log loss", "change"),
+            rows,
+            f"Mean logit over 1, 2, 4 and all 8 flips and quarter turns (predict.py --tta), {len(labels):,}"
+            f" validation patches. 95 % interval of the gain of eight: {gain.low:+.4f} to {gain.high:+.4f}"
+            " (paired bootstrap by patch).",
+        )
+    ]
 
 
 def _auc(labels: np.ndarray, logits: np.ndarray) -> float:

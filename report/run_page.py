@@ -6,21 +6,23 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import UserError
-from report import charts, discussion, run_network, style
-from report.calibration import CalibrationResult, calibrate, reliability, write_calibration
-from report.page import NOT_MEDICAL, Block, Note, Page, Picture, Points, Section, Table, Text, number, share
-from report.plots import PANEL_SQUARE, best_epoch
-from report.run_files import RunFiles, Validation, read_run
-from report.scores import REPLICATES, SCORES, Interval, operating_points, score_with_intervals, thresholds
+from report import charts, discussion, run_network, run_scores, style
+from report.calibration import CalibrationResult, calibrate, write_calibration
+from report.page import NOT_MEDICAL, Block, Note, Page, Picture, Points, Section, Table, Text
+from report.plots import best_epoch
+from report.run_files import RunFiles, read_run
 from report.slides import UNKNOWN, read_slides
 
 STEM = "report"
-_SHOWN_SLIDES = 15
 
 
 def run_page(
-    run_dir: Path, *, data_dir: Path | None = None, groups: Path | None = None, patches: int = run_network.PATCHES
-) -> Page:  # fmt: skip
+    run_dir: Path,
+    *,
+    data_dir: Path | None = None,
+    groups: Path | None = None,
+    patches: int = run_network.PATCHES,
+) -> Page:
     """The page of one run; also writes calibration.json into the folder, if a temperature can be fitted.
 
     Args:
@@ -39,33 +41,44 @@ def run_page(
     sections = [
         Section("What was trained", _trained(run, facts)),
         Section("Course of training", _course(run, facts)),
-    ]  # fmt: skip
+    ]
     calibrated: CalibrationResult | str = "There is no validation.csv: nothing to calibrate."
     if validation is None:
-        sections.append(Section("Performance", [Note("There are no predictions on validation patches to score.")]))
+        sections.append(
+            Section("Performance", [Note("There are no predictions on validation patches to score.")])
+        )
     else:
         # Patches without a slide are drawn one by one in the bootstrap, like a slide of one patch.
         units = None if slides is None else np.where(slides == UNKNOWN, validation.ids, slides)
-        sections.append(Section("Performance", _performance(validation, units, facts)))
-        sections.append(Section("Decisions", _decisions(validation, facts)))
+        sections.append(Section("Performance", run_scores.performance(validation, units, facts)))
+        sections.append(Section("Decisions", run_scores.decisions(validation, facts)))
         calibrated = calibrate(validation.labels, validation.probabilities, units)
         if isinstance(calibrated, CalibrationResult):
             write_calibration(run.path, calibrated.calibration)
             facts["calibration"] = vars(calibrated.calibration)
-        sections.append(Section("Calibration", _calibration(calibrated)))
-        sections.append(Section("Slides", [*_slide_table(validation, slides, facts), *map(Note, slide_notes)]))
-        network = run_network.sections(run, validation, data_dir, patches, facts)
-        sections += network
+        sections.append(Section("Calibration", run_scores.calibration(calibrated)))
+        sections.append(
+            Section("Slides", [*run_scores.slide_table(validation, slides, facts), *map(Note, slide_notes)])
+        )
+        sections += run_network.sections(run, validation, data_dir, patches, facts)
     sections.append(Section("Throughput", _throughput(run, facts)))
     sections.append(Section("Discussion", [Points(discussion.points(facts))]))
     sections.append(Section("Limits of use", [Points(_limits(run))]))
     return Page(
-        title=f"Run {run.name}", subtitle=_subtitle(run), sections=sections, synthetic=run.synthetic, facts=facts
+        title=f"Training report: {run.name}",
+        subtitle=_subtitle(run),
+        sections=sections,
+        synthetic=run.synthetic,
+        facts=facts,
     )
 
 
 def _subtitle(run: RunFiles) -> str:
-    parts = [str(run.settings.get("name", "")), str(run.environment.get("device", "")), str(run.environment.get("started", ""))]
+    parts = [
+        str(run.settings.get("name", "")),
+        str(run.environment.get("device", "")),
+        str(run.environment.get("started", "")),
+    ]
     return " · ".join(part for part in parts if part)
 
 
@@ -91,10 +104,19 @@ def _trained(run: RunFiles, facts: dict[str, Any]) -> list[Block]:
     rows = [
         ("network", settings.get("name")),
         ("data", settings.get("data_dir")),
-        ("training patches", f"{patches:,}, {positive:.1%} positive" if patches and positive is not None else None),
+        (
+            "training patches",
+            f"{patches:,}, {positive:.1%} positive" if patches and positive is not None else None,
+        ),
         ("split", config.get("split")),
-        ("patch size", " × ".join(map(str, config["patch_size"])) + " pixels" if config.get("patch_size") else None),
-        ("epochs", f"{len(run.metrics)} of {settings['epochs']}" if "epochs" in settings else len(run.metrics)),
+        (
+            "patch size",
+            " × ".join(map(str, config["patch_size"])) + " pixels" if config.get("patch_size") else None,
+        ),
+        (
+            "epochs",
+            f"{len(run.metrics)} of {settings['epochs']}" if "epochs" in settings else len(run.metrics),
+        ),
         ("training time", _duration(run.metrics["seconds"].sum()) if len(run.metrics) else None),
         ("device", environment.get("device")),
         ("number format", environment.get("precision")),
@@ -104,10 +126,17 @@ def _trained(run: RunFiles, facts: dict[str, Any]) -> list[Block]:
     blocks: list[Block] = [Table("run", ("", "value"), [(k, v) for k, v in rows if v is not None])]
     if settings:
         listed = [(name, str(value)) for name, value in settings.items()]
-        blocks.append(Table("settings", ("setting", "value"), listed))
+        blocks.append(
+            Table("settings", ("setting", "value"), listed, f"All {len(listed)} settings", folded=True)
+        )
     blocks += [Note(line) for line in run.missing]
-    facts |= {"epochs": len(run.metrics), "epochs_planned": settings.get("epochs"), "train_patches": patches,
-              "grouped": bool(settings.get("groups")), "settings": settings}  # fmt: skip
+    facts |= {
+        "epochs": len(run.metrics),
+        "epochs_planned": settings.get("epochs"),
+        "train_patches": patches,
+        "grouped": bool(settings.get("groups")),
+        "settings": settings,
+    }
     return blocks
 
 
@@ -129,123 +158,20 @@ def _course(run: RunFiles, facts: dict[str, Any]) -> list[Block]:
         "last": metrics.iloc[-1].to_dict(),
         "best": metrics[metrics["epoch"] == best].iloc[0].to_dict() if best is not None else None,
     }
-    blocks: list[Block] = [Picture(
-        "training", figure, "Training values are of the network at work (dropout on, patches augmented); validation is"
-        " of its averaged weights. So training can look worse than validation.",
-    )]  # fmt: skip
+    blocks: list[Block] = [
+        Picture(
+            "training",
+            figure,
+            "Training values are of the network at work (dropout on, patches augmented); validation is"
+            " of its averaged weights. So training can look worse than validation.",
+        )
+    ]
     if len(metrics) == 1:
         blocks.append(Note("One epoch only: there is no course to judge."))
     planned = run.settings.get("epochs")
     if isinstance(planned, int) and len(metrics) < planned:
         blocks.append(Note(f"The run was cut short: {len(metrics)} of {planned} epochs have ended."))
     return blocks
-
-
-def _performance(validation: Validation, units: np.ndarray | None, facts: dict[str, Any]) -> list[Block]:
-    labels, p = validation.labels, validation.probabilities
-    unit = "patch" if units is None else "slide"
-    intervals = score_with_intervals(labels, p, units)
-    facts |= {"validation_patches": len(labels), "prevalence": labels.mean(), "interval_unit": unit,
-              "scores": {name: vars(found) for name, found in intervals.items()}}  # fmt: skip
-    rows = [(title, *_cells(intervals[name])) for name, title in SCORES.items()]
-    said = (
-        f"95 % intervals from {REPLICATES:,} bootstrap draws by {unit}."
-        + (" Patches of one slide resemble each other: by patch, the intervals are too narrow." if units is None else "")
-    )  # fmt: skip
-    blocks: list[Block] = [Table("scores", ("", "validation", "from", "to"), rows,
-                                 f"{len(labels):,} patches, {labels.mean():.1%} positive. {said}")]  # fmt: skip
-    if not validation.both_classes:
-        blocks.append(Note(f"Validation holds patches labelled {labels[0]} alone: no ROC curve, AUC or precision."))
-        return blocks
-    figure, (left, right) = style.new_figure(2, panel=PANEL_SQUARE)
-    charts.draw_roc(left, {"validation": (labels, p, style.VALIDATION)})
-    charts.draw_precision_recall(right, {"validation": (labels, p, style.VALIDATION)}, labels.mean())
-    blocks.append(Picture("curves", figure))
-    figure, (ax,) = style.new_figure(panel=(7.0, 3.0))
-    series = {name: (p[labels == c], style.CLASS_COLOURS[c]) for c, name in enumerate(style.CLASS_NAMES)}
-    charts.draw_class_histograms(ax, series, bins=np.linspace(0, 1, 41), title="Predictions by true class",
-                                 xlabel="predicted probability of tumour")  # fmt: skip
-    blocks.append(Picture("predictions", figure))
-    return blocks
-
-
-def _cells(interval: Interval) -> tuple[str, str, str]:
-    return number(interval.value), number(interval.low), number(interval.high)
-
-
-def _decisions(validation: Validation, facts: dict[str, Any]) -> list[Block]:
-    decisions = thresholds(validation.labels, validation.probabilities)
-    figure, axes = style.new_figure(len(decisions), panel=(3.5, 3.5))
-    for ax, decision in zip(axes, decisions, strict=True):
-        charts.draw_confusion(ax, decision.matrix, title=f"{decision.name}: p ≥ {decision.threshold:.3f}"
-                              if decision.name != "0.5" else "p ≥ 0.5")  # fmt: skip
-    rows = [
-        (d.name, number(d.threshold), share(d.sensitivity), share(d.specificity), share(d.accuracy)) for d in decisions
-    ]
-    blocks: list[Block] = [
-        Picture("confusions", figure, "Confusion matrices: at 0.5, at Youden's threshold (sensitivity plus specificity"
-                " highest) and where 95 % of the positive patches are found."
-                if len(decisions) > 1 else "Confusion matrix at 0.5."),
-        Table("decisions", ("threshold", "p", "sensitivity", "specificity", "accuracy"), rows),
-    ]  # fmt: skip
-    facts["decisions"] = {d.name: {"threshold": d.threshold, "matrix": d.matrix} for d in decisions}
-    if validation.both_classes:
-        points = operating_points(validation.labels, validation.probabilities)
-        facts["operating_points"] = points
-        blocks.append(Points([f"{name}: {value:.1%}" for name, value in points.items()]))
-        blocks.append(Text("These thresholds were chosen on the very patches they are shown on: expect a little less"
-                           " elsewhere."))  # fmt: skip
-    return blocks
-
-
-def _calibration(result: CalibrationResult | str) -> list[Block]:
-    if isinstance(result, str):
-        return [Note(result)]
-    c = result.calibration
-    figure, (ax,) = style.new_figure(panel=PANEL_SQUARE)
-    charts.draw_reliability(ax, {
-        f"before (ECE {c.ece_before:.3f})": (*reliability(result.labels, result.before), style.TRAINING),
-        f"after (ECE {c.ece_after:.3f})": (*reliability(result.labels, result.after), style.VALIDATION),
-    })  # fmt: skip
-    return [
-        Picture("reliability", figure, "On the diagonal, a probability of 0.7 means that 7 of 10 are positive. The"
-                " larger the dot, the more patches."),
-        Table("calibration", ("", "before", "after"), [
-            ("expected calibration error", number(c.ece_before), number(c.ece_after)),
-            ("log loss, nats", number(c.log_loss_before), number(c.log_loss_after)),
-        ], f"Temperature {c.temperature:.3f}: fitted on {c.fitted_on:,} validation patches, shown on the other"
-           f" {c.shown_on:,}. It is kept in calibration.json for predict.py --calibrated; it changes no AUC."),
-    ]  # fmt: skip
-
-
-def _slide_table(validation: Validation, slides: np.ndarray | None, facts: dict[str, Any]) -> list[Block]:
-    if slides is None:
-        return []
-    found = []
-    for slide in np.unique(slides[slides != UNKNOWN]):
-        at = slides == slide
-        labels, p = validation.labels[at], validation.probabilities[at]
-        one = score_slide(labels, p)
-        found.append({"slide": slide, "patches": int(at.sum()), "prevalence": float(labels.mean()), **one})
-    found.sort(key=lambda row: -row["log_loss"])
-    facts["worst_slides"] = found[:3]
-    facts["slides"] = len(found)
-    rows = [
-        (row["slide"], f"{row['patches']:,}", share(row["prevalence"]), number(row["auc"]), share(row["accuracy"]),
-         number(row["log_loss"])) for row in found
-    ]  # fmt: skip
-    more = f"The {_SHOWN_SLIDES} worst of {len(rows)}; all are in tables/slides.csv. " if len(rows) > _SHOWN_SLIDES else ""
-    return [Table("slides", ("slide", "patches", "positive", "AUC", "accuracy at 0.5", "log loss"), rows,
-                  f"{more}Worst first, by log loss. No AUC where a slide has one class.", shown=_SHOWN_SLIDES)]  # fmt: skip
-
-
-def score_slide(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
-    """AUC, log loss and accuracy at 0.5 of one slide's patches."""
-    from report.scores import Scorer
-
-    scores = Scorer(labels, probabilities)()
-    return {"auc": scores["auc"], "log_loss": scores["log_loss"],
-            "accuracy": float(np.mean((probabilities >= 0.5) == (labels == 1)))}  # fmt: skip
 
 
 def _throughput(run: RunFiles, facts: dict[str, Any]) -> list[Block]:
@@ -255,16 +181,30 @@ def _throughput(run: RunFiles, facts: dict[str, Any]) -> list[Block]:
     rate, wait = float(settled["images_per_s"].median()), float(settled["data_wait"].mean())
     facts |= {"images_per_s": rate, "data_wait": wait, "seconds": float(run.metrics["seconds"].sum())}
     figure, (left, right) = style.new_figure(2, panel=(4.6, 2.8))
-    charts.draw_epochs(left, run.metrics, {"images_per_s": ("", style.ACCENT)}, title="Training throughput",
-                       unit="images/s", best_epoch=None)  # fmt: skip
-    charts.draw_epochs(right, run.metrics, {"data_wait": ("", style.ACCENT)}, title="Data wait",
-                       unit="share of training time", best_epoch=None)  # fmt: skip
+    charts.draw_epochs(
+        left,
+        run.metrics,
+        {"images_per_s": ("", style.ACCENT)},
+        title="Training throughput",
+        unit="images/s",
+        best_epoch=None,
+    )
+    charts.draw_epochs(
+        right,
+        run.metrics,
+        {"data_wait": ("", style.ACCENT)},
+        title="Data wait",
+        unit="share of training time",
+        best_epoch=None,
+    )
     left.set_ylim(bottom=0)
     right.set_ylim(0, max(0.05, float(run.metrics["data_wait"].max()) * 1.1))
     first = " The first epoch, which warms up, is left out." if len(run.metrics) > 1 else ""
     return [
         Picture("throughput", figure),
-        Text(f"{rate:,.0f} images/s (median epoch), {wait:.1%} of the training time spent waiting for data.{first}"),
+        Text(
+            f"{rate:,.0f} images/s (median epoch), {wait:.1%} of the training time spent waiting for data.{first}"
+        ),
     ]
 
 
@@ -281,11 +221,19 @@ def _limits(run: RunFiles) -> list[str]:
             " on this page. Known networks went from 0.99 on such a split to 0.94 on unseen slides."
         )
     if run.synthetic:
-        limits.append("The data is SYNTHETIC: the scores say that the program works, and nothing about tissue.")
+        limits.append(
+            "The data is SYNTHETIC: the scores say that the program works, and nothing about tissue."
+        )
     return limits
 
 
 def _duration(seconds: float) -> str:
     whole = round(float(seconds))
     hours, minutes = divmod(whole // 60, 60)
-    return f"{whole} s" if whole < 60 else f"{minutes}:{whole % 60:02} min" if not hours else f"{hours}:{minutes:02} h"
+    return (
+        f"{whole} s"
+        if whole < 60
+        else f"{minutes}:{whole % 60:02} min"
+        if not hours
+        else f"{hours}:{minutes:02} h"
+    )

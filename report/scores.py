@@ -9,8 +9,11 @@ from sklearn.metrics import confusion_matrix, roc_curve
 REPLICATES = 1000
 INTERVAL = 0.95
 SCORES = {
-    "auc": "ROC AUC", "average_precision": "average precision", "brier": "Brier score", "log_loss": "log loss, nats"
-}  # fmt: skip
+    "auc": "ROC AUC",
+    "average_precision": "average precision",
+    "brier": "Brier score",
+    "log_loss": "log loss, nats",
+}
 # Probabilities of exactly 0 and 1 count as this far off, as in scikit-learn.
 _CLIP = 1e-15
 _TARGET = 0.95
@@ -100,7 +103,7 @@ def bootstrap_weights(units: np.ndarray | None, count: int, seed: int = 0):
 
 def score_with_intervals(
     labels: np.ndarray, probabilities: np.ndarray, slides: np.ndarray | None = None
-) -> dict[str, Interval]:  # fmt: skip
+) -> dict[str, Interval]:
     """The four scores with 95 % percentile bootstrap intervals, by slide where slides [N] are given."""
     scorer = Scorer(labels, probabilities)
     values = scorer()
@@ -110,7 +113,7 @@ def score_with_intervals(
 
 def auc_difference(
     labels: np.ndarray, first: np.ndarray, second: np.ndarray, slides: np.ndarray | None = None
-) -> Interval:  # fmt: skip
+) -> Interval:
     """AUC of ``second`` minus AUC of ``first`` [N] on the same patches, with a paired bootstrap interval."""
     one, two = Scorer(labels, first), Scorer(labels, second)
     draws = [two(weights)["auc"] - one(weights)["auc"] for weights in bootstrap_weights(slides, len(labels))]
@@ -135,7 +138,7 @@ def thresholds(labels: np.ndarray, probabilities: np.ndarray) -> list[Threshold]
     return [
         Threshold(name, value, confusion_matrix(labels, probabilities >= value, labels=[0, 1]))
         for name, value in chosen.items()
-    ]  # fmt: skip
+    ]
 
 
 def operating_points(labels: np.ndarray, probabilities: np.ndarray) -> Mapping[str, float]:

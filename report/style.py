@@ -61,7 +61,11 @@ def look() -> AbstractContextManager:
 
 @look()
 def new_figure(
-    columns: int = 1, rows: int = 1, *, panel: tuple[float, float] = (PANEL_WIDTH, PANEL_HEIGHT), **subplots: Any
+    columns: int = 1,
+    rows: int = 1,
+    *,
+    panel: tuple[float, float] = (PANEL_WIDTH, PANEL_HEIGHT),
+    **subplots: Any,
 ) -> tuple[Figure, list[Axes]]:
     """A figure with ``rows`` x ``columns`` panels of ``panel`` inches, and its axes row by row. No global state."""
     figure = Figure(figsize=(panel[0] * columns, panel[1] * rows), dpi=DPI, layout="constrained")
@@ -75,9 +79,18 @@ def to_png(figure: Figure, *, synthetic: bool = False) -> bytes:
     """The figure as a PNG file's bytes, stamped where it shows generated data."""
     if synthetic:
         figure.text(
-            0.5, 0.5, "SYNTHETIC", ha="center", va="center", rotation=20, fontsize=34, color="#CC0000", alpha=0.13,
-            weight="bold", zorder=10,
-        )  # fmt: skip
+            0.5,
+            0.5,
+            "SYNTHETIC",
+            ha="center",
+            va="center",
+            rotation=20,
+            fontsize=34,
+            color="#CC0000",
+            alpha=0.13,
+            weight="bold",
+            zorder=10,
+        )
     buffer = io.BytesIO()
     # Without the software's name and version equal data gives equal files.
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})

@@ -1,8 +1,6 @@
-"""Settings, the training step, the watch over the loss, metrics: everything of training that needs no run folder."""
+"""The training step, the watch over the loss, the metrics: what of training needs no run folder."""
 
 import dataclasses
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +12,8 @@ from training_cases import CPU, FP32, TinyNet, one_thread, tiny_trainer  # noqa:
 
 from pipeline.errors import UserError
 from pipeline.split import Split
-from training import config as settings
-from training import device as devices
 from training.build import check_split
-from training.config import OptimSettings, TrainConfig
+from training.config import OptimSettings
 from training.device import Precision
 from training.diagnose import diagnose
 from training.metrics import (
@@ -31,129 +27,9 @@ from training.metrics import (
     write_metrics,
 )
 from training.monitor import WINDOW_STEPS, LossMonitor, TrainingDiverged
-from training.step import AveragedWeights, TrainStep, make_optimizer, smoothed
-
-# -- settings ---------------------------------------------------------------------------------------------------------
-
-
-def test_command_line_beats_preset_beats_default():
-    given = settings.parse(["--epochs", "7", "--data-dir", "d"], settings.preset_config("smoke"))
-    assert given.optim.epochs == 7
-    assert given.optim.batch_size == settings.PRESETS["smoke"]["optim"]["batch_size"] != OptimSettings().batch_size
-    assert given.optim.lr == OptimSettings().lr
-
-
-@pytest.mark.parametrize("name", settings.PRESETS)
-def test_presets_are_sensible_and_survive_json(name):
-    config = settings.preset_config(name)
-    config = dataclasses.replace(config, data=dataclasses.replace(config.data, data_dir=Path("d"), groups=Path("g")))
-    assert settings.check(config) is config and config.run.preset == name
-    assert settings.from_dict(settings.to_dict(config), Path("config.json")) == config
-
-
-def test_help_is_grouped_and_names_every_flag_with_dashes(capsys):
-    with pytest.raises(SystemExit) as ended:
-        settings.parse(["--help"], TrainConfig())
-    text = capsys.readouterr().out
-    assert ended.value.code == 0
-    for group in ("model options", "optim options", "data options", "run options"):
-        assert group in text
-    for part in dataclasses.fields(TrainConfig):
-        for field in dataclasses.fields(part.default_factory):
-            assert settings.flag(field.name) in text
-    assert not re.search(r"--\w+[._]\w+", text)
-
-
-def test_unknown_flag_is_a_usage_error():
-    with pytest.raises(SystemExit) as ended:
-        settings.parse(["--epoch", "7"], TrainConfig())
-    assert ended.value.code == 2
-
-
-@pytest.mark.parametrize(
-    "flags",
-    ["--epochs 0", "--batch-size 1", "--lr 0", "--lr nan", "--dropout 1", "--val-fraction 1", "--folds 1",
-     "--folds 5 --fold 5", "--ema-decay 1", "--checkpoint-every -1", "--grad-clip nan", "--seed -1", "--workers -2"],
-)  # fmt: skip
-def test_settings_out_of_range_are_refused_by_name(flags):
-    config = settings.parse(["--data-dir", "d", *flags.split()], TrainConfig())
-    with pytest.raises(UserError, match=f"{flags.split()[-2]} {flags.split()[-1]}"):
-        settings.check(config)
-
-
-def test_data_dir_is_required():
-    with pytest.raises(UserError, match="--data-dir is missing"):
-        settings.check(TrainConfig())
-
-
-def test_resume_refuses_what_changes_learning_and_nothing_else():
-    run = settings.parse(["--data-dir", "d"], TrainConfig())
-    moved = settings.parse(["--data-dir", "e", "--workers", "1", "--source", "strip", "--cache-dir", "c"], run)
-    settings.refuse_conflicts(moved, run, Path("r"))
-    assert settings.config_hash(moved) == settings.config_hash(run)
-    for flags in (
-        ["--lr", "0.5"],
-        ["--model", "resnet18"],
-        ["--preset", "smoke"],
-        ["--seed", "4"],
-        ["--fold", "1"],
-    ):
-        with pytest.raises(UserError, match=f"{flags[0]} {flags[1]}.*the run has"):
-            settings.refuse_conflicts(settings.parse(flags, run), run, Path("r"))
-
-
-@pytest.mark.parametrize(
-    "damage", [{"optim": {}}, {"extra": {}}, {"run": 3}, {"optim.epochs": "two"}, {"run.seed": 1.5}]
-)
-def test_damaged_settings_are_refused(damage):
-    content = settings.to_dict(TrainConfig())
-    for name, value in damage.items():
-        part, _, field = name.partition(".")
-        (content if not field else content[part])[field or part] = value
-    with pytest.raises(UserError, match=r"^config\.json: damaged"):
-        settings.from_dict(content, Path("config.json"))
-
-
-# -- device -----------------------------------------------------------------------------------------------------------
-
-
-def test_gpu_that_torch_cannot_use_is_reported(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(devices, "gpu_of_machine", lambda: "NVIDIA A100, driver 470.1")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    for requested in ("auto", "cuda"):
-        with pytest.raises(UserError, match=r"A100, driver 470\.1.*requirements-cu12\.txt.*--device cpu"):
-            devices.choose_device(requested)
-    assert devices.choose_device("cpu") == CPU
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert devices.choose_device("auto") == CPU
-    with pytest.raises(UserError, match="CUDA_VISIBLE_DEVICES hides it"):
-        devices.choose_device("cuda")
-
-
-def test_no_gpu_means_cpu_unless_cuda_was_asked_for(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(devices, "gpu_of_machine", lambda: None)
-    assert devices.choose_device("auto") == CPU
-    with pytest.raises(UserError, match="--device cuda: no GPU"):
-        devices.choose_device("cuda")
-
-
-def test_gpu_is_found_in_proc_without_nvidia_smi(monkeypatch, tmp_path):
-    (tmp_path / "gpus/0000:01:00.0").mkdir(parents=True)
-    (tmp_path / "gpus/0000:01:00.0/information").write_text("Model: \t\t Tesla T4\nIRQ: 1\n")
-    (tmp_path / "version").write_text("NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.82.01  Wed Oct 27\n")
-    monkeypatch.setattr(devices, "_DRIVER_DIR", tmp_path)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert devices.gpu_of_machine() == "Tesla T4, driver 470.82.01"
-
-
-def test_precision_on_a_cpu():
-    assert devices.choose_precision("auto", CPU).name == "fp32"
-    assert devices.choose_precision("bf16", CPU).dtype == torch.bfloat16
-    with pytest.raises(UserError, match="fp16 needs a GPU"):
-        devices.choose_precision("fp16", CPU)
-
+from models import create_model
+from training.muon import Muon, orthogonalise
+from training.step import AveragedWeights, TrainStep, make_optimizers, smoothed
 
 # -- split ------------------------------------------------------------------------------------------------------------
 
@@ -219,7 +95,7 @@ def test_step_is_the_textbook_step():
 
 def test_smoothing_and_weight_decay_groups():
     assert smoothed(torch.tensor([0.0, 1.0]), 0.1).tolist() == pytest.approx([0.05, 0.95])
-    decayed, free = make_optimizer(TinyNet(), OptimSettings(weight_decay=0.3)).param_groups
+    decayed, free = make_optimizers(TinyNet(), OptimSettings(optimizer="adamw", weight_decay=0.3))[0].param_groups
     assert decayed["weight_decay"] == 0.3 and all(p.ndim >= 2 for p in decayed["params"])
     assert free["weight_decay"] == 0 and all(p.ndim < 2 for p in free["params"])
 
@@ -338,3 +214,31 @@ def test_words():
     row = EpochMetrics(1, 0.3, 0.5, 0.6, 0.25, 0.9, 1e-3, 1000, 0.01, 7)
     assert diagnose([row]).startswith("bound by the network")
     assert diagnose([row, dataclasses.replace(row, data_wait=0.4)]).startswith("bound in part by the input")
+
+
+def test_muon_takes_hidden_convolutions_and_adamw_the_rest() -> None:
+    model = create_model("patchnet", dropout=0.0)
+    muon, adamw = make_optimizers(model, OptimSettings(optimizer="muon"))
+    assert isinstance(muon, Muon) and isinstance(adamw, torch.optim.AdamW)
+    in_muon = {id(p) for group in muon.param_groups for p in group["params"]}
+    in_adamw = {id(p) for group in adamw.param_groups for p in group["params"]}
+    convolutions = [p for p in model.parameters() if p.ndim == 4]
+    assert in_muon == set(map(id, convolutions[1:]))
+    assert in_muon | in_adamw == set(map(id, model.parameters())) and not in_muon & in_adamw
+
+
+@pytest.mark.parametrize("shape", [(8, 50), (50, 8), (16, 16)])
+def test_orthogonalise_brings_singular_values_near_one(shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    update = torch.randn(shape, generator=generator) * 1e-3
+    values = torch.linalg.svdvals(orthogonalise(update))
+    assert 0.5 < values.min() and values.max() < 1.3
+
+
+def test_muon_update_has_the_size_of_its_learning_rate() -> None:
+    weight = torch.nn.Parameter(torch.zeros(8, 4, 3, 3).to(memory_format=torch.channels_last))
+    weight.grad = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(1)) * 100
+    Muon([weight], lr=0.1, weight_decay=0.0).step()
+    # Eight orthonormal rows: 2-norm sqrt(8) times the learning rate, whatever the gradient's size.
+    assert weight.detach().norm().item() == pytest.approx(0.1 * 8**0.5, rel=0.15)
+    assert weight.is_contiguous(memory_format=torch.channels_last)

@@ -37,19 +37,21 @@ class ModelSettings:
 class OptimSettings:
     """Optimisation: how it learns."""
 
-    epochs: int = 10
+    epochs: int = 20
     """Passes over the training patches."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Patches a step, over all processes together."""
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    """AdamW, or SGD with Nesterov momentum 0.9."""
-    lr: float = 2e-3
-    """Highest learning rate of the one-cycle schedule."""
+    optimizer: Literal["muon", "adamw", "sgd"] = "muon"
+    """Muon for convolutions with AdamW for the rest; AdamW; or SGD with Nesterov momentum 0.9."""
+    muon_lr: float = 0.02
+    """Highest learning rate of what Muon steps."""
+    lr: float = 3e-3
+    """Highest learning rate of the one-cycle schedule: of what AdamW or SGD steps."""
     warmup: float = 0.25
     """Share of the steps in which the learning rate rises."""
     weight_decay: float = 0.05
     """Weight decay of weight matrices and convolutions; none on biases and normalisation layers."""
-    label_smoothing: float = 0.05
+    label_smoothing: float = 0.0
     """Labels become s/2 and 1 - s/2."""
     grad_clip: float = 1.0
     """Largest gradient norm; 0 clips nothing."""
@@ -121,7 +123,7 @@ class TrainConfig:
 # What each preset changes in the defaults above.
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "fast": {},
-    "accurate": {"optim": {"epochs": 60}, "data": {"augment": "standard"}},
+    "accurate": {"model": {"name": "patchnet_large"}, "optim": {"epochs": 40}},
     "smoke": {"optim": {"epochs": 2, "batch_size": 32, "warmup": 0.5}},
 }
 
@@ -170,6 +172,7 @@ def check(config: TrainConfig) -> TrainConfig:
         # BatchNorm has no variance to divide by with a single patch.
         ("--batch-size", optim.batch_size, optim.batch_size >= 2, "at least 2 (BatchNorm needs two patches)"),
         ("--lr", optim.lr, 0 < optim.lr < float("inf"), "a positive number"),
+        ("--muon-lr", optim.muon_lr, 0 < optim.muon_lr < float("inf"), "a positive number"),
         ("--warmup", optim.warmup, 0 <= optim.warmup <= 1, "a share between 0 and 1"),
         ("--weight-decay", optim.weight_decay, 0 <= optim.weight_decay < float("inf"), "at least 0"),
         (

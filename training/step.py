@@ -12,6 +12,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training.config import OptimSettings
 from training.device import Precision
 from training.distributed import ALONE, World
+from training.muon import Muon
+
+# The second below torch's 0.999: runs here have a few thousand steps, not a few hundred thousand.
+ADAM_BETAS = (0.9, 0.99)
 
 
 class StepResult(NamedTuple):
@@ -24,7 +28,7 @@ class StepResult(NamedTuple):
     gradient_norm: torch.Tensor
     """float32: 2-norm of the whole gradient before clipping; not finite where a gradient scaler skips the step."""
     lr: float
-    """Learning rate of this step."""
+    """Learning rate of this step: AdamW's or SGD's."""
 
 
 class AveragedWeights(AveragedModel):
@@ -60,18 +64,31 @@ def _float_and_other(model: nn.Module) -> tuple[list[torch.Tensor], list[torch.T
     return [t for t in tensors if t.is_floating_point()], [t for t in tensors if not t.is_floating_point()]
 
 
-def make_optimizer(model: nn.Module, settings: OptimSettings) -> torch.optim.Optimizer:
-    """Fused AdamW or SGD. Weight decay on matrices and convolutions alone: shrinking biases and normalisation
-    gains only costs accuracy (He et al., 2019, "Bag of tricks", arXiv:1812.01187)."""
+def make_optimizers(model: nn.Module, settings: OptimSettings) -> list[torch.optim.Optimizer]:
+    """The optimisers that together step every parameter: Muon with AdamW, or fused AdamW, or SGD, alone.
+
+    Muon takes the convolutions behind the first, AdamW the rest, as Muon's source advises. Weight decay on matrices
+    and convolutions alone: shrinking biases and normalisation gains only costs accuracy (He et al., 2019, "Bag of
+    tricks", arXiv:1812.01187).
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizers: list[torch.optim.Optimizer] = []
+    if settings.optimizer == "muon":
+        hidden = [p for p in parameters if p.ndim == 4][1:]
+        taken = set(map(id, hidden))
+        parameters = [p for p in parameters if id(p) not in taken]
+        if hidden:
+            optimizers.append(Muon(hidden, lr=settings.muon_lr, weight_decay=settings.weight_decay))
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=True)
-    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+        optimizers.append(torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=True))
+    else:
+        optimizers.append(torch.optim.AdamW(groups, lr=settings.lr, betas=ADAM_BETAS, fused=True))
+    return optimizers
 
 
 def smoothed(labels: torch.Tensor, smoothing: float) -> torch.Tensor:
@@ -100,14 +117,17 @@ class TrainStep:
         model = world.synchronise_batch_norm(model, device)
         self.model = model.to(device, memory_format=torch.channels_last).train()
         self._ema = AveragedWeights(self.model, settings.ema_decay) if settings.ema_decay else None
-        self._optimizer = make_optimizer(self.model, settings)
-        self._schedule = OneCycleLR(
-            self._optimizer,
-            settings.lr,
-            total_steps=total_steps,
-            pct_start=settings.warmup,
-            cycle_momentum=False,
-        )
+        self._optimizers = make_optimizers(self.model, settings)
+        self._schedules = [
+            OneCycleLR(
+                optimizer,
+                optimizer.defaults["lr"],
+                total_steps=total_steps,
+                pct_start=settings.warmup,
+                cycle_momentum=False,
+            )
+            for optimizer in self._optimizers
+        ]
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision.needs_scaler)
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self._forward: Callable[[torch.Tensor], torch.Tensor] = world.wrap(self.model, device)
@@ -121,20 +141,23 @@ class TrainStep:
 
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> StepResult:
         """Learn from one batch: x [B, 3, H, W] channels-last, y [B] float32 of 0 and 1, both on the device."""
-        lr = self._optimizer.param_groups[0]["lr"]
+        lr = self._optimizers[-1].param_groups[0]["lr"]
         with self.precision.autocast():
             logits = self._forward(x if self.precision.name != "fp32" else x.float())
         logits = logits.float()
         loss = F.binary_cross_entropy_with_logits(logits, smoothed(y, self.settings.label_smoothing))
         self._scaler.scale(loss).backward()
-        self._scaler.unscale_(self._optimizer)
+        for optimizer in self._optimizers:
+            self._scaler.unscale_(optimizer)
         norm = nn.utils.get_total_norm(p.grad for p in self._parameters if p.grad is not None)
         if self.settings.grad_clip:
             nn.utils.clip_grads_with_norm_(self._parameters, self.settings.grad_clip, norm)
-        self._scaler.step(self._optimizer)
+        for optimizer in self._optimizers:
+            self._scaler.step(optimizer)
         self._scaler.update()
-        self._optimizer.zero_grad(set_to_none=True)
-        self._schedule.step()
+        for optimizer, schedule in zip(self._optimizers, self._schedules, strict=True):
+            optimizer.zero_grad(set_to_none=True)
+            schedule.step()
         if self._ema:
             self._ema.update_parameters(self.model)
         with torch.no_grad():
@@ -156,6 +179,7 @@ class TrainStep:
         yield "model", self.model
         if self._ema:
             yield "ema", self._ema
-        yield "optimizer", self._optimizer
-        yield "schedule", self._schedule
+        for index, (optimizer, schedule) in enumerate(zip(self._optimizers, self._schedules, strict=True)):
+            yield f"optimizer{index}", optimizer
+            yield f"schedule{index}", schedule
         yield "scaler", self._scaler

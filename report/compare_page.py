@@ -1,0 +1,257 @@
+"""Several run folders -> one page: what differs in them, and in what they reached."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.errors import UserError
+from report import charts, style
+from report.page import Block, Note, Page, Picture, Section, Table, Text, number, share
+from report.plots import PANEL_SQUARE, best_epoch
+from report.run_files import RunFiles, read_run
+from report.scores import REPLICATES, auc_difference, score_with_intervals
+from report.slides import UNKNOWN, read_slides
+
+STEM = "comparison"
+# Where a run lies says nothing about what it learned.
+_PLACES = {"out_dir", "resume", "cache_dir"}
+MAX_RUNS = len(style.RUN_COLOURS)
+
+
+def compare_page(run_dirs: Sequence[Path], *, groups: Path | None = None) -> Page:
+    """The page of two to eight runs; the first is what the others are held against.
+
+    Args:
+        run_dirs: folders of runs.
+        groups: CSV file id,wsi; the bootstrap then draws slides.
+
+    Raises:
+        UserError: a folder is missing, given twice, or there are too many.
+    """
+    if not 2 <= len(run_dirs) <= MAX_RUNS:
+        raise UserError(f"expected two to {MAX_RUNS} runs to compare, found {len(run_dirs)}")
+    if len({Path(path).resolve() for path in run_dirs}) < len(run_dirs):
+        raise UserError("expected different runs to compare, found one of them twice")
+    runs = [read_run(path) for path in run_dirs]
+    names = unique_names(runs)
+    facts: dict[str, Any] = {"runs": names}
+    sections = [
+        Section("Scores", _scores(runs, names, groups, facts)),
+        Section("Settings that differ", _settings(runs, names)),
+        Section("Curves", _curves(runs, names)),
+        Section("Throughput", _throughput(runs, names, facts)),
+    ]
+    return Page(
+        title=f"{len(runs)} runs compared",
+        subtitle=" · ".join(names),
+        sections=sections,
+        synthetic=any(run.synthetic for run in runs),
+        facts=facts,
+    )
+
+
+def unique_names(runs: Sequence[RunFiles]) -> list[str]:
+    """The folders' names, with their parents where two are equal."""
+    names = [run.name for run in runs]
+    return [
+        f"{run.path.resolve().parent.name}/{name}" if names.count(name) > 1 else name
+        for run, name in zip(runs, names, strict=True)
+    ]
+
+
+def common_patches(runs: Sequence[RunFiles]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """Ids [M], labels [M] and each run's probabilities [M] of the patches that every run validated on."""
+    tables = [
+        pd.DataFrame({"label": v.labels, "p": v.probabilities}, index=v.ids)
+        for v in (r.validation for r in runs)
+    ]
+    ids = tables[0].index
+    for table in tables[1:]:
+        ids = ids[ids.isin(table.index)]
+    labels = tables[0].loc[ids, "label"].to_numpy()
+    return ids.to_numpy(), labels, [table.loc[ids, "p"].to_numpy() for table in tables]
+
+
+def _scores(
+    runs: Sequence[RunFiles], names: Sequence[str], groups: Path | None, facts: dict[str, Any]
+) -> list[Block]:
+    rows, blocks = [], []
+    for run, name in zip(runs, names, strict=True):
+        best = best_epoch(run)
+        if run.validation is None or not run.validation.both_classes:
+            rows.append((name, "–", "–", "–", "–", best or "–"))
+            blocks.append(Note(f"{name}: no validation predictions of both classes, so no AUC."))
+            continue
+        found = score_with_intervals(run.validation.labels, run.validation.probabilities)
+        auc = found["auc"]
+        facts.setdefault("scores", {})[name] = {key: vars(value) for key, value in found.items()}
+        rows.append(
+            (
+                name,
+                f"{len(run.validation):,}",
+                number(auc.value),
+                f"{auc.low:.4f} to {auc.high:.4f}",
+                number(found["log_loss"].value),
+                best or "–",
+            )
+        )
+    header = ("run", "validation patches", "AUC", "95 % interval", "log loss", "best epoch")
+    caption = "Each on its own validation patches; intervals by patch. Only the table below compares like with like."
+    return [Table("scores", header, rows, caption), *blocks, *_paired(runs, names, groups, facts)]
+
+
+def _paired(
+    runs: Sequence[RunFiles], names: Sequence[str], groups: Path | None, facts: dict[str, Any]
+) -> list[Block]:
+    """AUC differences to the first run, on the patches both validated on."""
+    first, blocks, rows = runs[0], [], []
+    for run, name in zip(runs[1:], names[1:], strict=True):
+        if first.validation is None or run.validation is None:
+            continue
+        ids, labels, (one, two) = common_patches([first, run])
+        if len(np.unique(labels)) < 2:
+            blocks.append(
+                Note(f"{name} and {names[0]} share {len(ids):,} validation patches, too few to compare.")
+            )
+            continue
+        units, unit = None, "patch"
+        if groups is not None:
+            slides, note = read_slides(groups, ids)
+            units, unit = np.where(slides == UNKNOWN, ids, slides), "slide"
+            blocks += [Note(note)] if note else []
+        difference = auc_difference(labels, one, two, units)
+        apart = difference.low > 0 or difference.high < 0
+        facts.setdefault("auc_difference", {})[name] = {**vars(difference), "patches": len(ids), "by": unit}
+        rows.append(
+            (
+                name,
+                f"{len(ids):,}",
+                f"{difference.value:+.4f}",
+                f"{difference.low:+.4f} to {difference.high:+.4f}",
+                "yes" if apart else "no",
+            )
+        )
+        seen = trained_by(run, ids) + trained_by(first, ids)
+        if seen:
+            blocks.append(
+                Note(
+                    f"{seen:,} of these patches were trained on by one of the two: the difference is not to be"
+                    " trusted."
+                )
+            )
+    if not rows:
+        return [
+            *blocks,
+            Note("No two runs share validation patches: their AUCs cannot be compared with each other."),
+        ]
+    how = "slide" if groups is not None else "patch"
+    return [
+        Table(
+            "auc_difference",
+            ("run", "patches in common", f"AUC minus that of {names[0]}", "95 % interval", "apart"),
+            rows,
+            f"Paired bootstrap of {REPLICATES:,} draws by {how}: both runs are scored on the same draws.",
+        ),
+        *blocks,
+        Text(
+            "Apart: whether the interval leaves out 0. It knows of the patches drawn, not of the luck of a seed: train"
+            " each with several seeds before calling one better."
+        ),
+    ]
+
+
+def trained_by(run: RunFiles, ids: np.ndarray) -> int:
+    """How many of the patches a run was trained on, by its split.csv; 0 without one."""
+    if run.split is None:
+        return 0
+    trained = set(run.split.loc[run.split["part"] == "train", "id"])
+    return sum(identifier in trained for identifier in ids.tolist())
+
+
+def _settings(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Block]:
+    keys = list(dict.fromkeys(key for run in runs for key in run.settings))
+    unknown = [name for run, name in zip(runs, names, strict=True) if not run.settings]
+    notes: list[Block] = [Note(f"{name}: config.json gives no settings.") for name in unknown]
+    rows = []
+    for key in keys:
+        values = [str(run.settings.get(key, "–")) for run in runs]
+        if key not in _PLACES and len(set(values)) > 1:
+            rows.append((key, *values))
+    if not rows:
+        return [Text("None: these runs were trained with the same settings."), *notes] if keys else notes
+    return [Table("settings", ("setting", *names), rows), *notes]
+
+
+def _curves(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Block]:
+    figure, axes = style.new_figure(2, 2)
+    panels = (
+        ("train_loss", "Training loss", "binary cross-entropy, nats"),
+        ("val_loss", "Validation loss", "binary cross-entropy, nats"),
+        ("val_accuracy", "Validation accuracy", "share of patches"),
+        ("val_auc", "Validation AUC", "area under the ROC curve"),
+    )
+    blocks: list[Block] = []
+    shown = [
+        (run, name, colour)
+        for run, name, colour in zip(runs, names, style.RUN_COLOURS, strict=False)
+        if len(run.metrics)
+    ]
+    blocks += [
+        Note(f"{name}: no epoch has ended.")
+        for run, name in zip(runs, names, strict=True)
+        if not len(run.metrics)
+    ]
+    if shown:
+        longest = max(shown, key=lambda item: len(item[0].metrics))[0].metrics
+        for ax, (column, title, unit) in zip(axes, panels, strict=True):
+            charts.draw_runs(
+                ax,
+                [(run.metrics, name, colour) for run, name, colour in shown],
+                column,
+                title=title,
+                unit=unit,
+                epochs=longest["epoch"],
+            )
+        blocks.insert(0, Picture("curves", figure))
+    rocs = {
+        name: (run.validation.labels, run.validation.probabilities, colour)
+        for run, name, colour in zip(runs, names, style.RUN_COLOURS, strict=False)
+        if run.validation is not None and run.validation.both_classes
+    }
+    if rocs:
+        figure, (ax,) = style.new_figure(panel=(PANEL_SQUARE[0] * 1.2, PANEL_SQUARE[1] * 1.2))
+        charts.draw_roc(ax, rocs)
+        blocks.append(Picture("roc", figure, "Each on its own validation patches."))
+    return blocks
+
+
+def _throughput(runs: Sequence[RunFiles], names: Sequence[str], facts: dict[str, Any]) -> list[Block]:
+    rows = []
+    for run, name in zip(runs, names, strict=True):
+        if not len(run.metrics):
+            continue
+        settled = run.metrics.iloc[1:] if len(run.metrics) > 1 else run.metrics
+        rate, wait = float(settled["images_per_s"].median()), float(settled["data_wait"].mean())
+        facts.setdefault("images_per_s", {})[name] = rate
+        rows.append(
+            (
+                name,
+                f"{rate:,.0f}",
+                share(wait),
+                f"{run.metrics['seconds'].sum():,.0f}",
+                str(run.environment.get("device", "–")),
+            )
+        )
+    if not rows:
+        return [Note("No epoch has ended: nothing was measured.")]
+    return [
+        Table(
+            "throughput",
+            ("run", "images/s", "data wait", "seconds", "device"),
+            rows,
+            "Median and mean over the epochs after the first.",
+        )
+    ]

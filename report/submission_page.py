@@ -1,0 +1,200 @@
+"""A submission.csv -> a page: what it predicts, against validation, and its surest and least sure patches."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.dataset import PatchTable, open_dataset
+from pipeline.errors import UserError
+from pipeline.open import open_source
+from pipeline.settings import InputSettings
+from pipeline.verify import iterate_pixels
+from report import charts, style
+from report.page import Block, Gallery, Note, Page, Picture, Section, Table, Text, number, share
+from report.run_files import read_run
+
+SHOWN = 6
+
+
+def submission_page(
+    path: Path,
+    *,
+    data_dir: Path | None = None,
+    run_dirs: Sequence[Path] = (),
+    cache_dir: Path = Path("cache"),
+) -> Page:
+    """The page of one submission.
+
+    Args:
+        path: CSV file with the header id,label: probabilities or labels.
+        data_dir: the data set, for the patches' pictures.
+        run_dirs: runs that made it; their validation predictions are drawn beside it.
+        cache_dir: where packed files are found; a .zip is packed there first.
+
+    Raises:
+        UserError: the file is not of that form, or the data set or a run cannot be opened.
+    """
+    table = read_submission(path)
+    ids, p = table["id"].to_numpy(str), table["label"].to_numpy(float)
+    hard = bool(np.isin(p, [0, 1]).all())
+    facts: dict[str, Any] = {
+        "submission": path.name,
+        "predictions": len(p),
+        "positive_at_half": float((p >= 0.5).mean()),
+        "mean": p.mean(),
+        "hard_labels": hard,
+    }
+    runs = [read_run(run_dir) for run_dir in run_dirs]
+    dataset = None if data_dir is None else open_dataset(data_dir)
+    synthetic = any(run.synthetic for run in runs) or (dataset is not None and dataset.synthetic)
+    sections = [Section("Predictions", _predictions(p, hard, runs, facts))]
+    if dataset is None:
+        sections.append(
+            Section(
+                "Patches", [Note("No --data-dir was given: the patches cannot be shown."), *_tables(ids, p)]
+            )
+        )
+    else:
+        sections.append(Section("Patches", _patches(ids, p, hard, dataset.require_test(), cache_dir)))
+    return Page(
+        title=f"Submission {path.name}",
+        subtitle=f"{len(p):,} predictions",
+        sections=sections,
+        synthetic=synthetic,
+        facts=facts,
+    )
+
+
+def read_submission(path: Path) -> pd.DataFrame:
+    """Columns id (str) and label (float64, 0..1). Raises UserError if the file is not of that form."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: expected a CSV file with the header id,label, found: {error}") from error
+    if list(table.columns) != ["id", "label"] or table.empty:
+        found = ",".join(map(str, table.columns)) if len(table.columns) else "nothing"
+        raise UserError(
+            f"{path}: expected the header id,label and rows below it, found {found} and {len(table)} rows"
+        )
+    values = pd.to_numeric(table["label"], errors="coerce")
+    bad = ~values.between(0, 1)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise UserError(
+            f"{path}: line {row + 2}: expected a probability from 0 to 1, found {table['label'].iloc[row]!r}"
+        )
+    return table.assign(label=values.astype(float))
+
+
+def certainty_order(probabilities: np.ndarray) -> np.ndarray:
+    """Rows from the least certain (0.5) to the most certain."""
+    return np.argsort(np.abs(probabilities - 0.5), kind="stable")
+
+
+def _predictions(p: np.ndarray, hard: bool, runs: Sequence[Any], facts: dict[str, Any]) -> list[Block]:
+    figure, (ax,) = style.new_figure(panel=(7.0, 3.2))
+    series = {"submission": (p, style.TEST)}
+    rows = [("submission", f"{len(p):,}", number(p.mean()), share(float((p >= 0.5).mean())), "")]
+    blocks: list[Block] = []
+    for run in runs:
+        if run.validation is None:
+            blocks.append(
+                Note(f"{run.name}: {'; '.join(run.missing)}, so there is no validation to hold this against.")
+            )
+            continue
+        v = run.validation
+        if len(series) == 1:
+            series[f"validation of {run.name}"] = (v.probabilities, style.VALIDATION)
+        rows.append(
+            (
+                f"validation of {run.name}",
+                f"{len(v):,}",
+                number(v.probabilities.mean()),
+                share(float((v.probabilities >= 0.5).mean())),
+                share(float(v.labels.mean())),
+            )
+        )
+    charts.draw_class_histograms(
+        ax,
+        series,
+        bins=np.linspace(0, 1, 41),
+        title="Distribution of the predictions",
+        xlabel="predicted probability of tumour",
+    )
+    blocks.insert(0, Picture("distribution", figure))
+    blocks.insert(1, Table("predictions", ("", "patches", "mean", "p ≥ 0.5", "labelled positive"), rows))
+    if hard:
+        blocks.append(
+            Note("All predictions are 0 or 1: Kaggle scores the ROC AUC, which probabilities serve better.")
+        )
+    if not runs:
+        blocks.append(Note("No --run was given: there is no validation to hold this against."))
+    elif len(rows) > 1:
+        expected, found = rows[1][3], rows[0][3]
+        blocks.append(
+            Text(
+                f"{found} of the test patches are predicted positive, {expected} of validation's. A large"
+                " difference means other tissue, another prevalence, or drift: see explore.py."
+            )
+        )
+    return blocks
+
+
+def _selections(p: np.ndarray) -> list[tuple[str, str, np.ndarray]]:
+    """(name, caption, rows) of what is shown."""
+    order = certainty_order(p)
+    surest = order[::-1]
+    return [
+        ("certain_positive", "Surest to be positive", surest[p[surest] >= 0.5][:SHOWN]),
+        ("certain_negative", "Surest to be negative", surest[p[surest] < 0.5][:SHOWN]),
+        ("uncertain", "Least certain", order[:SHOWN]),
+    ]
+
+
+def _tables(ids: np.ndarray, p: np.ndarray) -> list[Block]:
+    return [
+        Table(name, ("id", "p"), [(ids[row], f"{p[row]:.4f}") for row in rows], caption)
+        for name, caption, rows in _selections(p)
+        if len(rows)
+    ]
+
+
+def _patches(ids: np.ndarray, p: np.ndarray, hard: bool, table: PatchTable, cache_dir: Path) -> list[Block]:
+    row_of = {identifier: row for row, identifier in enumerate(table.ids.tolist())}
+    known = np.array([identifier in row_of for identifier in ids.tolist()])
+    blocks: list[Block] = []
+    if not known.all():
+        blocks.append(
+            Note(
+                f"{int((~known).sum()):,} of {len(ids):,} ids are not among the data set's test patches,"
+                f" such as {ids[~known][0]}; they are not shown."
+            )
+        )
+    if len(table) > known.sum():
+        blocks.append(
+            Note(
+                f"{len(table) - int(known.sum()):,} test patches have no prediction: Kaggle wants every one."
+            )
+        )
+    if hard:
+        blocks.append(Note("Labels alone tell no certainty; these patches are the first of each label."))
+    if not known.any():
+        return blocks
+    ids, p = ids[known], p[known]
+    source = open_source(table, InputSettings(), device="cpu", cache_dir=cache_dir, say=lambda line: None)
+    for name, caption, rows in _selections(p):
+        if len(rows):
+            wanted, back = np.unique(
+                [row_of[identifier] for identifier in ids[rows].tolist()], return_inverse=True
+            )
+            pixels = np.concatenate([patches for _, patches in iterate_pixels(source, wanted, threads=1)])[
+                back
+            ]
+            captions = [f"p = {p[row]:.3f}" for row in rows]
+            blocks.append(Gallery(name, list(pixels), ids[rows].tolist(), captions, caption))
+    return blocks
