@@ -46,7 +46,9 @@ class ExploreSettings:
 
 
 def explore(settings: ExploreSettings) -> Path:
-    """Measure every patch and write the page; returns its path. Raises UserError for what the user can mend."""
+    """Measure every patch and write the page; returns its path. Raises UserError for what the user can
+    mend.
+    """
     began = time.perf_counter()
     dataset = open_dataset(settings.data_dir)
     notes: list[str] = []
@@ -61,6 +63,7 @@ def explore(settings: ExploreSettings) -> Path:
         )
     page = explore_page(dataset, splits, notes + missing(dataset), time.perf_counter() - began)
     paths = write_page(page, settings.out, "explore")
+    total = sum(len(s.table) for s in splits)
     print(f"{paths[-1]}: {sum(len(s.table) for s in splits):,} patches in {time.perf_counter() - began:,.0f} s"
           + (" [SYNTHETIC data]" if dataset.synthetic else ""))  # fmt: skip
     return paths[-1]

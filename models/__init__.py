@@ -1,4 +1,4 @@
-"""Networks: x [B, 3, H, W] -> logits [B].  They know nothing of data, and import only torch and torchvision."""
+"""Networks: x [B, 3, H, W] -> logits [B].  They know no data, and import only torch and torchvision."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 CENTRE = 1 / 3
-"""The label asks for tumour in the middle third of the patch (32 x 32 of 96 x 96 pixels); the rest is context."""
+"""The label asks for tumour in the middle third (32 x 32 of 96 x 96 pixels); the rest is context."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,13 @@ class PatchNetSettings:
     blocks: tuple[int, ...] = (0, 1, 1)
     """Residual blocks in each stage, after its halving."""
     field: float = 1.0
-    """Side of the central window that is looked at, as a share of the patch's side."""
+    """Side of the central window that is looked at, as a share of the patch's; 2/3 takes 0.45 of the time."""
 
 
+# Parameters and multiply-adds of one 96 x 96 patch: 0.54 M and 126 M; 2.0 M and 472 M.
 PATCHNETS = {
     "patchnet": PatchNetSettings(),
-    "patchnet_large": PatchNetSettings(widths=(48, 96, 192), blocks=(0, 2, 2), field=1.0),
+    "patchnet_large": PatchNetSettings(widths=(48, 96, 192), blocks=(0, 2, 2)),
 }
 
 
@@ -61,7 +62,7 @@ class PatchNet(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """relu(x + f(x)), f two 3 x 3 convolutions; the last scale starts at zero, so the block starts as identity."""
+    """relu(x + f(x)), f two 3 x 3 convolutions; the last scale starts at zero: the block as identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -77,7 +78,7 @@ class ResidualBlock(nn.Module):
 
 
 def _halving(channels: int, width: int) -> nn.Sequential:
-    # 4 x 4 with padding 1: an even kernel halves an even side symmetrically, so no view of the patch is favoured.
+    # 4 x 4 with padding 1: an even kernel halves an even side symmetrically and favours no view of the patch.
     conv = nn.Conv2d(channels, width, 4, stride=2, padding=1, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
 

@@ -32,12 +32,12 @@ def create_zoo_model(
 ) -> OneLogit:
     """One of `ZOO_NAMES`, its 1,000-class head replaced by dropout and a single logit.
 
-    These networks shrink their input 32 times: 96 x 96 pixels end as 3 x 3 positions, the middle one over the
-    32 x 32 pixels that decide the label. `fine_stem` halves the first convolution's stride (its kernel, and so
-    the pretrained weights, stay as they are): 6 x 6 positions, at four times the multiply-adds. A ResNet-18 at
-    96 x 96 takes 0.333 GMAC as published and 1.33 GMAC with the fine stem. H and W must be at least 32.
+    These networks shrink their input 32 times: 96 x 96 pixels end as 3 x 3 positions, the middle one over
+    the 32 x 32 pixels that decide the label. `fine_stem` halves the first convolution's stride (its kernel,
+    and so the pretrained weights, stay as they are): 6 x 6 positions, at four times the multiply-adds. A
+    ResNet-18 at 96 x 96 takes 0.333 GMAC as published, 1.33 GMAC with the fine stem. H and W: at least 32.
 
-    Raises `PretrainedUnavailable` if the weights cannot be downloaded or read, ValueError for an unknown name.
+    Raises `PretrainedUnavailable` if the weights cannot be downloaded or read, ValueError for unknown names.
     """
     if name not in ZOO_NAMES:
         raise ValueError(f"unknown torchvision model {name!r}; known: {', '.join(ZOO_NAMES)}")
@@ -50,7 +50,7 @@ def create_zoo_model(
 
 def _pretrained(name: str) -> nn.Module:
     weights = get_model_weights(name).DEFAULT
-    # Whatever a download or a damaged file in the cache can raise; a bug of ours (TypeError, ...) still shows.
+    # What a download or a damaged file in the cache can raise; a bug of ours (TypeError, ...) still shows.
     trouble = (OSError, HTTPException, RuntimeError, EOFError, pickle.UnpicklingError)
     try:
         return get_model(name, weights=weights)
@@ -69,11 +69,12 @@ def _halve_first_stride(body: nn.Module) -> None:
     conv.stride = tuple(max(1, s // 2) for s in conv.stride)
     # ConvNeXt's 4 x 4 patches do not overlap and need no padding; at stride 2 they do, and one pixel
     # on each side keeps the map at exactly half the input.
-    conv.padding = tuple(max(p, (k - s) // 2) for p, k, s in zip(conv.padding, conv.kernel_size, conv.stride))
+    sides = zip(conv.padding, conv.kernel_size, conv.stride, strict=True)
+    conv.padding = tuple(max(padding, (kernel - stride) // 2) for padding, kernel, stride in sides)
 
 
 def _replace_head(body: nn.Module, dropout: float) -> None:
-    """Puts dropout and a one-logit layer where the last Linear was, and switches off the network's own dropout."""
+    """Puts dropout and a one-logit layer where the last Linear was; the network's own dropout goes off."""
     path, last = [(n, m) for n, m in body.named_modules() if isinstance(m, nn.Linear)][-1]
     for module in body.modules():
         if isinstance(module, nn.Dropout):

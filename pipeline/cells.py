@@ -36,8 +36,8 @@ class CellKind:
     """Radius of the cell / radius of its nucleus; (0, 0) draws the nucleus alone."""
     cytoplasm_stain: tuple[float, float] = (0, 0)
     """Amounts of haematoxylin and of eosin in the cytoplasm."""
-    variants: int = 16
-    """Different cells of this kind in a slide's library."""
+    variants: int = 24
+    """Different cells of this kind in a slide, each in eight views."""
 
 
 LYMPHOCYTE = CellKind(
@@ -54,12 +54,14 @@ HISTIOCYTE = CellKind(
     cytoplasm=(1.4, 1.9), cytoplasm_stain=(0.17, 0.42),
 )  # fmt: skip
 TUMOUR = CellKind(
-    radius=(5.8, 0.22), radius_limits=(3.8, 9.5), elongation=(1.0, 1.6), irregular=0.11,
-    haematoxylin=(0.65, 1.45), clumps=0.33, rim=0.30, nucleoli=3,
+    radius=(5.8, 0.22), radius_limits=(3.8, 9.5), elongation=(1.0, 1.6), irregular=0.12,
+    haematoxylin=(0.65, 1.45), clumps=0.36, rim=0.30, nucleoli=3,
     cytoplasm=(1.25, 1.75), cytoplasm_stain=(0.18, 0.42),
 )  # fmt: skip
 
 NUCLEAR_EOSIN = 0.35
+CLUMP_SIZE = 2.2  # px, of chromatin
+NUCLEOLUS_AREA = 1.3  # px^2, of a Gaussian spot
 OUTLINE_WAVES = (2, 3, 5)  # waves around a nucleus
 WOBBLE = 0.08  # relative, of the cell's outline
 OFF_CENTRE = 0.15  # nuclear radii by which a nucleus may lie off its cell's middle, along each axis
@@ -80,47 +82,72 @@ class Cell:
 
 
 def draw_cells(rng: np.random.Generator, kind: CellKind, scale: float = 1.0) -> tuple[Cell, ...]:
-    """A slide's library of ``kind``, its nuclei ``scale`` times the usual size."""
+    """A slide's library of ``kind``, its nuclei ``scale`` times the usual size: in eight views each."""
+    n = kind.variants
+
+    def per_cell(low: float, high: float) -> np.ndarray:
+        return rng.uniform(low, high, (n, 1, 1)).astype(np.float32)
+
     median, sigma = kind.radius
-    radii = (median * scale * np.exp(rng.normal(0, sigma, kind.variants))).clip(*kind.radius_limits)
-    return tuple(_draw_cell(rng, kind, radius) for radius in radii)
-
-
-def _draw_cell(rng: np.random.Generator, kind: CellKind, radius: float) -> Cell:
-    elongation = np.sqrt(rng.uniform(*kind.elongation))
-    around = rng.uniform(*kind.cytoplasm)
+    radius = (median * scale * np.exp(sigma * rng.standard_normal((n, 1, 1), np.float32))).clip(
+        *kind.radius_limits
+    )
+    elongation, around = np.sqrt(per_cell(*kind.elongation)), per_cell(*kind.cytoplasm)
     nucleus_reach = elongation * (1 + kind.irregular) ** len(OUTLINE_WAVES)
     cell_reach = around * (1 + WOBBLE) + OFF_CENTRE * np.sqrt(2)
-    half = int(np.ceil(radius * max(nucleus_reach, cell_reach) + 1))  # and 1 px for the soft edge and offset
-    offset = rng.uniform(-0.5, 0.5, 2)
-    y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32) + offset[:, None, None]
-    turn = rng.uniform(0, np.pi)
+    # and 1 px for the soft edge and the offset
+    halves = np.ceil(radius * np.maximum(nucleus_reach, cell_reach) + 1).astype(int).ravel()
+    half = halves.max()
+
+    y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float32)[:, None]
+    y, x = y + per_cell(-0.5, 0.5), x + per_cell(-0.5, 0.5)
+    turn = per_cell(0, np.pi)
     u = (x * np.cos(turn) + y * np.sin(turn)) / elongation
     v = (y * np.cos(turn) - x * np.sin(turn)) * elongation
-    theta, rho = np.arctan2(v, u), np.hypot(u, v)
+    rho = np.hypot(u, v)
+    direction = (u + 1j * v) / rho.clip(1e-3)  # its k-th power is exp(i k theta): waves without trigonometry
 
-    outline = np.full_like(rho, radius)
-    for wave in OUTLINE_WAVES:
-        outline *= 1 + kind.irregular * rng.uniform(-1, 1) * np.cos(wave * theta + rng.uniform(0, 2 * np.pi))
+    def wave(k: int) -> np.ndarray:
+        return (direction**k * np.exp(1j * per_cell(0, 2 * np.pi))).real
+
+    outline = np.broadcast_to(radius, rho.shape)
+    for k in OUTLINE_WAVES:
+        outline = outline * (1 + per_cell(-kind.irregular, kind.irregular) * wave(k))
     nucleus = ramp(outline - rho)
-    chromatin = 1 + kind.clumps * smooth_field(rng, 1, 2 * half + 1, 2.2)[0]
+    chromatin = 1 + kind.clumps * smooth_field(rng, n, 2 * half + 1, CLUMP_SIZE)
     chromatin += kind.rim * np.exp(-((rho - outline + 1) ** 2))
-    for _ in range(rng.integers(0, kind.nucleoli + 1)):
-        spot_u, spot_v = rng.uniform(-0.5, 0.5, 2) * radius
-        chromatin += 0.9 * np.exp(-((u - spot_u) ** 2 + (v - spot_v) ** 2) / 1.3)
-    nucleus_h = rng.uniform(*kind.haematoxylin) * chromatin.clip(0.2)
+    for _ in range(kind.nucleoli):
+        spot_u, spot_v = per_cell(-0.5, 0.5) * radius, per_cell(-0.5, 0.5) * radius
+        present = rng.random((n, 1, 1)) < 0.5
+        chromatin += (
+            np.float32(0.9) * present * np.exp(-((u - spot_u) ** 2 + (v - spot_v) ** 2) / NUCLEOLUS_AREA)
+        )
+    nucleus_h = per_cell(*kind.haematoxylin) * chromatin.clip(0.2)
 
-    cell = nucleus
-    if around:
-        shift = rng.uniform(-OFF_CENTRE, OFF_CENTRE, 2) * radius
-        wobble = 1 + WOBBLE * np.cos(3 * theta + rng.uniform(0, 2 * np.pi))
-        cell = np.maximum(ramp(radius * around * wobble - np.hypot(x - shift[0], y - shift[1])), nucleus)
-    body = cell * CYTOPLASM_COVER
-    body_h, body_e = np.array(kind.cytoplasm_stain) * rng.uniform(0.75, 1.25, 2)
-    cover = 1 - nucleus
-    body, keep = body * cover, (1 - body) * cover
-    add = np.stack([body * body_h + nucleus * nucleus_h, body * body_e + nucleus * NUCLEAR_EOSIN])
-    return Cell(keep.astype(np.float32), add.astype(np.float32), cell > 0.5, half)
+    body = nucleus
+    if kind.cytoplasm[1]:
+        shift_y, shift_x = (per_cell(-OFF_CENTRE, OFF_CENTRE) * radius for _ in range(2))
+        outer = radius * around * (1 + WOBBLE * wave(3))
+        body = np.maximum(ramp(outer - np.hypot(x - shift_x, y - shift_y)), nucleus)
+    cytoplasm = body * CYTOPLASM_COVER * (1 - nucleus)
+    keep = (1 - body * CYTOPLASM_COVER) * (1 - nucleus)
+    body_h, body_e = (amount * per_cell(0.75, 1.25) for amount in kind.cytoplasm_stain)
+    add = np.stack(
+        [cytoplasm * body_h + nucleus * nucleus_h, cytoplasm * body_e + nucleus * NUCLEAR_EOSIN], 1
+    )
+    planes = np.concatenate([keep[:, None], add, body[:, None]], axis=1).astype(np.float32)
+    return tuple(
+        cell for one, h in zip(planes, halves.tolist(), strict=True) for cell in _views(one, half - h)
+    )
+
+
+def _views(planes: np.ndarray, trim: int) -> list[Cell]:
+    """The eight dihedral views of a cell's planes float32 [4, s, s], less ``trim`` px on each side."""
+    planes = planes[:, trim : planes.shape[1] - trim, trim : planes.shape[2] - trim]
+    half = planes.shape[1] // 2
+    views = [flipped[:, :, ::step] for flipped in (planes, planes.swapaxes(1, 2)) for step in (1, -1)]
+    copies = [np.ascontiguousarray(view[:, ::step]) for view in views for step in (1, -1)]
+    return [Cell(copy[0], copy[1:3], copy[3] > 0.5, half) for copy in copies]
 
 
 def smooth_field(rng: np.random.Generator, n: int, size: int, cell: float) -> np.ndarray:

@@ -65,8 +65,8 @@ class Slide:
 
 def draw_slide(rng: np.random.Generator) -> Slide:
     """A random slide. The same generator state gives the same slide."""
-    vectors = np.array([HAEMATOXYLIN, EOSIN]) + rng.normal(0, 0.05, (2, 3))
-    strength = np.exp(rng.normal(0, (0.25, 0.35)))
+    vectors = np.array([HAEMATOXYLIN, EOSIN]) + rng.normal(0, 0.04, (2, 3))
+    strength = np.exp(rng.normal(0, (0.20, 0.28)))
     grade = np.exp(rng.normal(0, 0.06))  # tumours differ in the size of their nuclei from patient to patient
     return Slide(
         stain=(vectors.clip(0.05) * strength[:, None]).astype(np.float32),

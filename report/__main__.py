@@ -8,14 +8,14 @@ python -m report submission.csv --data-dir DIR_OR_ZIP --run runs/NAME
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from pipeline.errors import UserError
-from report import compare_page, run_page
+from report.compare_page import compare_page
 from report.page import write_page
-from report.plots import write_run_plots
-from report.run_network import PATCHES
+from report.run_page import write_run_report
 from report.submission_page import submission_page
 
 
@@ -33,7 +33,9 @@ class ReportSettings:
     """With a submission: the run that made it, to hold it against validation; may be given several times."""
     out: Path | None = None
     """Folder to write into (default: the run's own; comparison/ for several; beside a submission)."""
-    patches: int = PATCHES
+    patches: Annotated[
+        int | None, tyro.conf.arg(help_behavior_hint="(default: 2000 on a GPU, 300 on a CPU)")
+    ] = None
     """Validation patches that views and masks are measured on; more are slower and surer."""
     cache_dir: Path = Path("cache")
     """With a submission: where packed files are found."""
@@ -44,30 +46,37 @@ def report(settings: ReportSettings) -> Path:
     first = settings.what[0] if settings.what else None
     if first is None:
         raise UserError("expected the folder of a run, several, or a submission.csv; see --help")
-    if settings.patches < 1:
+    if settings.patches is not None and settings.patches < 1:
         raise UserError(f"--patches {settings.patches}: expected at least 1")
-    if len(settings.what) > 1:
-        page, stem = compare_page.compare_page(settings.what, groups=settings.groups), compare_page.STEM
-        out = settings.out or Path("comparison")
-    elif first.is_dir():
-        write_run_plots(first)
-        page = run_page.run_page(
-            first, data_dir=settings.data_dir, groups=settings.groups, patches=settings.patches
+    if len(settings.what) == 1 and first.is_dir():
+        path = write_run_report(
+            first,
+            out=settings.out,
+            data_dir=settings.data_dir,
+            groups=settings.groups,
+            patches=settings.patches,
         )
-        out, stem = settings.out or first, run_page.STEM
     else:
-        page = submission_page(
-            first, data_dir=settings.data_dir, run_dirs=settings.run, cache_dir=settings.cache_dir
-        )
-        out, stem = settings.out or first.parent / f"{first.stem}-report", "submission"
-    path = write_page(page, out, stem)[-1]
-    print(f"{path}" + (" [SYNTHETIC data]" if page.synthetic else ""))
+        path = write_other(settings)
+    print(path)
     return path
+
+
+def write_other(settings: ReportSettings) -> Path:
+    """Write the page on several runs, or on a submission; returns its path."""
+    if len(settings.what) > 1:
+        page = compare_page(settings.what, groups=settings.groups)
+        return write_page(page, settings.out or Path("comparison"), "comparison")[-1]
+    (file,) = settings.what
+    page = submission_page(
+        file, data_dir=settings.data_dir, run_dirs=settings.run, cache_dir=settings.cache_dir
+    )
+    return write_page(page, settings.out or file.parent / f"{file.stem}-report", "submission")[-1]
 
 
 def main() -> int:
     """Entry point; returns the exit status."""
-    settings = tyro.cli(ReportSettings, prog="python -m report", description=__doc__)
+    settings = tyro.cli(ReportSettings, prog="python -m report", description=__doc__.splitlines()[0])
     try:
         report(settings)
     except UserError as error:

@@ -56,7 +56,10 @@ def calibrate(
         seed: of the halves.
     """
     if len(labels) < _FEWEST:
-        return f"{len(labels)} validation patches are too few to fit a temperature on one half and show it on the other."
+        return (
+            f"{len(labels)} validation patches are too few to fit a temperature on one half and show it on"
+            " the other."
+        )
     rng = np.random.default_rng(seed)
     units = np.arange(len(labels)) if slides is None else np.unique(slides, return_inverse=True)[1]
     half = (rng.permutation(int(units.max()) + 1) % 2 == 0)[units]

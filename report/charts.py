@@ -190,6 +190,7 @@ def draw_slides(
         left.yaxis.set_major_formatter(PercentFormatter(1))
     else:
         left.hist(counts, bins=20, color=style.TEST)
+        left.yaxis.set_major_locator(MaxNLocator(integer=True))
         left.set(title="Patches of each slide", xlabel="patches of the slide", ylabel="slides")
     right.scatter(
         colour[:, 0], colour[:, 2], s=34, c=np.clip(colour, 0, 1), edgecolors="#555555", linewidths=0.5
@@ -199,7 +200,9 @@ def draw_slides(
 
 @style.look()
 def draw_reliability(ax: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray, str]]) -> None:
-    """Share of positives over mean probability of {name: (probability, share, patches, colour)}, one dot a bin."""
+    """Share of positives over mean probability of {name: (probability, share, patches, colour)}, one dot
+    a bin.
+    """
     ax.plot([0, 1], [0, 1], ":", color=style.GUIDE, label="perfect")
     for name, (predicted, observed, count, colour) in curves.items():
         ax.plot(predicted, observed, color=colour, linewidth=1.2, label=name)
@@ -248,7 +251,9 @@ def draw_runs(
     unit: str,
     epochs: pd.Series,
 ) -> None:
-    """One column of the metrics of several runs (metrics, name, colour) over ``epochs``, those of the longest."""
+    """One column of the metrics of several runs (metrics, name, colour) over ``epochs``, those of the
+    longest.
+    """
     for metrics, name, colour in runs:
         ax.plot(
             metrics["epoch"],

@@ -15,7 +15,6 @@ from report.run_files import RunFiles, read_run
 from report.scores import REPLICATES, auc_difference, score_with_intervals
 from report.slides import UNKNOWN, read_slides
 
-STEM = "comparison"
 # Where a run lies says nothing about what it learned.
 _PLACES = {"out_dir", "resume", "cache_dir"}
 MAX_RUNS = len(style.RUN_COLOURS)
@@ -99,7 +98,10 @@ def _scores(
             )
         )
     header = ("run", "validation patches", "AUC", "95 % interval", "log loss", "best epoch")
-    caption = "Each on its own validation patches; intervals by patch. Only the table below compares like with like."
+    caption = (
+        "Each on its own validation patches; intervals by patch. Only the table below compares like with"
+        " like."
+    )
     return [Table("scores", header, rows, caption), *blocks, *_paired(runs, names, groups, facts)]
 
 
@@ -138,7 +140,8 @@ def _paired(
         if seen:
             blocks.append(
                 Note(
-                    f"{seen:,} of these patches were trained on by one of the two: the difference is not to be"
+                    f"{seen:,} of these patches were trained on by one of the two: the difference is not to"
+                    " be"
                     " trusted."
                 )
             )
@@ -157,7 +160,8 @@ def _paired(
         ),
         *blocks,
         Text(
-            "Apart: whether the interval leaves out 0. It knows of the patches drawn, not of the luck of a seed: train"
+            "Apart: whether the interval leaves out 0. It knows of the patches drawn, not of the luck of a"
+            " seed: train"
             " each with several seeds before calling one better."
         ),
     ]

@@ -33,14 +33,17 @@ def _fit(facts: Mapping[str, Any]) -> list[str]:
     planned = facts.get("epochs_planned")
     if isinstance(planned, int) and facts["epochs"] < planned:
         return [
-            f"Fit: the run was cut short after {facts['epochs']} of {planned} epochs; continue it with --resume before"
+            f"Fit: the run was cut short after {facts['epochs']} of {planned} epochs; continue it with"
+            " --resume before"
             " judging it."
         ]
     gap = last["val_loss"] / max(best["val_loss"], 1e-12)
     if gap > OVERFIT_LOSS and facts["best_epoch"] < last["epoch"]:
         return [
-            f"Over-fitting: the validation loss rose from {best['val_loss']:.3f} in epoch {facts['best_epoch']:.0f} to"
-            f" {last['val_loss']:.3f} in the last. Fewer epochs, more --dropout or --augment standard would help; the"
+            f"Over-fitting: the validation loss rose from {best['val_loss']:.3f} in epoch"
+            f" {facts['best_epoch']:.0f} to"
+            f" {last['val_loss']:.3f} in the last. Fewer epochs, more --dropout or --augment standard would"
+            " help; the"
             " weights kept are of the best epoch."
         ]
     if facts["best_epoch"] == last["epoch"] and last["train_accuracy"] < UNDERFIT_ACCURACY:
@@ -50,10 +53,12 @@ def _fit(facts: Mapping[str, Any]) -> list[str]:
         ]
     if facts["best_epoch"] == last["epoch"]:
         return [
-            "Fit: the last epoch is the best and nothing points to over-fitting; more --epochs may still gain a little."
+            "Fit: the last epoch is the best and nothing points to over-fitting; more --epochs may still"
+            " gain a little."
         ]
     return [
-        f"Fit: the best epoch is {facts['best_epoch']:.0f}; what followed neither gained nor harmed much. The training"
+        f"Fit: the best epoch is {facts['best_epoch']:.0f}; what followed neither gained nor harmed much."
+        " The training"
         " has run its course."
     ]
 
@@ -62,7 +67,10 @@ def _score(facts: Mapping[str, Any]) -> list[str]:
     auc = (facts.get("scores") or {}).get("auc")
     if not auc or math.isnan(auc["value"]):
         return []
-    text = f"Score: the validation AUC is {auc['value']:.4f} (95 % by {facts['interval_unit']}: {auc['low']:.4f} to {auc['high']:.4f})."
+    text = (
+        f"Score: the validation AUC is {auc['value']:.4f} (95 % by {facts['interval_unit']}:"
+        f" {auc['low']:.4f} to {auc['high']:.4f})."
+    )
     if not facts.get("grouped"):
         text += " The split was not made by slide, so expect less on unseen slides; --groups shows how much."
     return [text]
@@ -72,14 +80,23 @@ def _calibration(facts: Mapping[str, Any]) -> list[str]:
     c = facts.get("calibration")
     if not c:
         return []
+    if c["log_loss_after"] >= c["log_loss_before"]:
+        return [
+            f"Calibration: ECE {c['ece_before']:.3f}. The temperature fitted on one half of validation"
+            f" ({c['temperature']:.2f}) does not lower the log loss of the other half: leave the"
+            " probabilities as"
+            " they are."
+        ]
     side = "overconfident" if c["temperature"] > 1 else "underconfident"
     if c["ece_before"] < POOR_ECE:
         return [
-            f"Calibration: good (ECE {c['ece_before']:.3f}); a temperature of {c['temperature']:.2f} would make it"
+            f"Calibration: good (ECE {c['ece_before']:.3f}); a temperature of {c['temperature']:.2f} would"
+            " make it"
             f" {c['ece_after']:.3f}."
         ]
     return [
-        f"Calibration: the network is {side} (ECE {c['ece_before']:.3f}, {c['ece_after']:.3f} after a temperature of"
+        f"Calibration: the network is {side} (ECE {c['ece_before']:.3f}, {c['ece_after']:.3f} after a"
+        " temperature of"
         f" {c['temperature']:.2f}). Where probabilities matter, use predict.py --calibrated."
     ]
 
@@ -103,7 +120,8 @@ def _looks(facts: Mapping[str, Any]) -> list[str]:
         lost = {name: masking["whole patch"] - value for name, value in masking.items()}
         if lost["centre hidden"] > lost["rim hidden, centre alone"]:
             found.append(
-                "The centre matters most: hiding it costs more AUC than hiding all else, as the label's rule demands."
+                "The centre matters most: hiding it costs more AUC than hiding all else, as the label's"
+                " rule demands."
             )
         else:
             found.append(
@@ -121,7 +139,8 @@ def _views(facts: Mapping[str, Any]) -> list[str]:
     if gain["low"] > 0:
         return [f"Views: eight instead of one change the score by {measured}; predict with --tta 8."]
     return [
-        f"Views: eight instead of one change the score by {measured}, which may be chance; they cost eight times the"
+        f"Views: eight instead of one change the score by {measured}, which may be chance; they cost eight"
+        " times the"
         " work."
     ]
 
@@ -132,7 +151,8 @@ def _speed(facts: Mapping[str, Any]) -> list[str]:
         return []
     if wait > NOTABLE_WAIT:
         return [
-            f"Speed: {wait:.0%} of the training time went by waiting for data; `python -m pipeline pack` once, or"
+            f"Speed: {wait:.0%} of the training time went by waiting for data; `python -m pipeline pack`"
+            " once, or"
             " `python -m bench tune`, should help."
         ]
     return [f"Speed: the network was the limit, not the input ({wait:.1%} of the time spent waiting)."]

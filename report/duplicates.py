@@ -9,7 +9,9 @@ import numpy as np
 BANDS = 4
 MAX_DISTANCE = BANDS - 1
 MAX_THUMBNAIL_DIFFERENCE = 6.0
-"""Mean absolute difference of two 8 x 8 thumbnails, levels of 255, up to which a candidate is a near-duplicate."""
+"""Mean absolute difference of two 8 x 8 thumbnails, levels of 255, up to which a candidate is a
+near-duplicate.
+"""
 MIN_DEVIATION = 0.02
 """Standard deviation, 0..1, below which a patch has no texture to compare: blank ones all look alike."""
 MAX_PAIRS = 100_000
@@ -86,7 +88,8 @@ def _candidates(hashes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         key = (hashes >> np.uint64(16 * band)) & np.uint64(0xFFFF)
         order = np.argsort(key, kind="stable")
         key = key[order]
-        # Neighbours at distance 1, 2, ... in sorted order, for as long as any share the band: no more work than pairs.
+        # Neighbours at distance 1, 2, ... in sorted order, for as long as any share the band: no more work
+        # than pairs.
         alive = np.arange(len(key))
         offset = 1
         while len(alive := alive[alive + offset < len(key)]):

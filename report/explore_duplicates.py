@@ -113,8 +113,10 @@ def section(found: Duplicates) -> Section:
     ]
     blocks: list[Block] = [
         Text(
-            "Exact duplicates have the same pixels. Near-duplicates look alike: their 64-bit perceptual hashes differ"
-            f" in at most {MAX_DISTANCE} bits and their colours agree; blank patches are left out, since all look alike."
+            "Exact duplicates have the same pixels. Near-duplicates look alike: their 64-bit perceptual"
+            " hashes differ"
+            f" in at most {MAX_DISTANCE} bits and their colours agree; blank patches are left out, since"
+            " all look alike."
             " A patch on both sides of a split flatters the score."
         ),
         Table("duplicates", ("", "number"), counts),

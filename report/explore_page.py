@@ -99,7 +99,8 @@ def _overview(splits: Sequence[SplitData], notes: Sequence[str]) -> Section:
             points.append(f"{table.split}: every id is the SHA-1 of its pixels, so no patch is damaged.")
         elif matching > len(table) / 2:
             points.append(
-                f"{table.split}: {len(table) - matching:,} ids are not the SHA-1 of their pixels, though most are:"
+                f"{table.split}: {len(table) - matching:,} ids are not the SHA-1 of their pixels, though"
+                " most are:"
                 " these patches may be damaged. Download them again."
             )
         else:

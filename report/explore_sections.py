@@ -95,7 +95,8 @@ def mean_images(splits: Sequence[SplitData]) -> Section:
         charts.title_picture(axes[-1], "positive - negative")
         figure.colorbar(shown, ax=axes[-1], shrink=0.7, label="levels of 255")
     caption = (
-        "The mean patch of each class. A spot in the middle of the difference would be the label's rule at work."
+        "The mean patch of each class. A spot in the middle of the difference would be the label's rule at"
+        " work."
         if labelled
         else "The mean patch."
     )
@@ -134,7 +135,8 @@ def features(splits: Sequence[SplitData]) -> Section:
         )
         blocks.append(
             Text(
-                f"Test differs from train in {', '.join(notable)} (distance of at least {NOTABLE_DRIFT}): expect a lower"
+                f"Test differs from train in {', '.join(notable)} (distance of at least {NOTABLE_DRIFT}):"
+                " expect a lower"
                 " score there than in validation, and consider --augment standard or heavy."
                 if notable
                 else f"No distance reaches {NOTABLE_DRIFT}: test looks like train in these respects."

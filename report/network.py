@@ -85,7 +85,9 @@ def view_logits(network: Network, patches_u8: np.ndarray) -> np.ndarray:
 
 @torch.inference_mode()
 def masked_logits(network: Network, patches_u8: np.ndarray, *, hide: str) -> np.ndarray:
-    """Logits [B] with the central square (``hide="centre"``) or all else ("rim") replaced by the mean colour."""
+    """Logits [B] with the central square (``hide="centre"``) or all else ("rim") replaced by the mean
+    colour.
+    """
     rows, columns = centre_of(*patches_u8.shape[1:3])
     keep = torch.ones(patches_u8.shape[1:3], device=network.device)
     keep[rows, columns] = 0
@@ -100,9 +102,11 @@ def masked_logits(network: Network, patches_u8: np.ndarray, *, hide: str) -> np.
 
 
 def grad_cam(network: Network, patches_u8: np.ndarray) -> np.ndarray:
-    """Grad-CAM [B, H, W] float32 of patches [B, H, W, 3] uint8; each sums to 1, or is 0 where nothing spoke for it.
+    """Grad-CAM [B, H, W] float32 of patches [B, H, W, 3] uint8; each sums to 1, or is 0 where nothing spoke
+    for it.
 
-    What speaks for the predicted class, at the network's last feature map larger than one pixel (Selvaraju et al.,
+    What speaks for the predicted class, at the network's last feature map larger than one pixel (Selvaraju
+    et al.,
     "Grad-CAM", ICCV 2017). Thirty lines here rather than a library: those that do it bring OpenCV along.
     """
     kept: list[torch.Tensor] = []

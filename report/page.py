@@ -1,4 +1,6 @@
-"""Pages that open anywhere: one self-contained HTML file, and the same pictures, tables and figures as files."""
+"""Pages that open anywhere: one self-contained HTML file, and the same pictures, tables and figures as
+files.
+"""
 
 import base64
 import io
@@ -169,19 +171,17 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    if isinstance(value, np.ndarray):
+    if isinstance(value, (np.ndarray, np.generic)):
         return plain(value.tolist())
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
     if isinstance(value, Path):
         return str(value)
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def patch_png(patch_u8: np.ndarray, *, centre_square: bool, enlarge: int = 2) -> bytes:
-    """A patch [H, W, 3] uint8 as a PNG file's bytes, ``enlarge`` times as large, the central third outlined."""
+    """A patch [H, W, 3] uint8 as a PNG file's bytes, ``enlarge`` times as large, the central third
+    outlined.
+    """
     shown = np.repeat(np.repeat(patch_u8, enlarge, axis=0), enlarge, axis=1)
     if centre_square:
         rows, columns = (slice(enlarge * s.start, enlarge * s.stop) for s in centre_of(*patch_u8.shape[:2]))

@@ -25,7 +25,9 @@ _DARKEST = 1e-6
 
 @dataclass(frozen=True)
 class PatchStats:
-    """What is known of the N patches of a split. Group g of the first two is class g, or all without labels."""
+    """What is known of the N patches of a split. Group g of the first two is class g, or all without
+    labels.
+    """
 
     histogram: np.ndarray
     """[G, 3, 256] int64: pixels by group, channel and value."""
@@ -177,7 +179,8 @@ def measure_chunk(
 def mean_stains(planes_u8: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean haematoxylin and eosin [k] of patches [3, k, P] uint8.
 
-    The same as the mean of ``skimage.color.rgb2hed`` over the pixels (Ruifrok and Johnston, "Quantification of
+    The same as the mean of ``skimage.color.rgb2hed`` over the pixels (Ruifrok and Johnston, "Quantification
+    of
     histochemical staining by color deconvolution", 2001), in float32 and with a table of logarithms.
     """
     densities = density_table()[planes_u8]
@@ -193,7 +196,9 @@ def mean_stains(planes_u8: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def density_table() -> np.ndarray:
-    """[256] float32: optical density of each pixel value in scikit-image's unit, in which 1e-6 has density 1."""
+    """[256] float32: optical density of each pixel value in scikit-image's unit, in which 1e-6 has
+    density 1.
+    """
     intensity = np.maximum(np.arange(256) / 255, _DARKEST)
     return (np.log(intensity) / np.log(_DARKEST)).astype(np.float32)
 
@@ -224,7 +229,8 @@ def block_means(patches_u8: np.ndarray, side: int) -> np.ndarray:
 def perceptual_hash(gray: np.ndarray) -> np.ndarray:
     """[k, 32, 32] -> [k] uint64: signs of the lowest 8 x 8 cosine frequencies about their median.
 
-    The constant and the purely horizontal and vertical ones are left out: brightness does not change the hash.
+    The constant and the purely horizontal and vertical ones are left out: brightness does not change the
+    hash.
     After C. Zauner, "Implementation and benchmarking of perceptual image hash functions", 2010.
     """
     from scipy.fft import dctn

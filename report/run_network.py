@@ -20,8 +20,8 @@ from report.page import Block, Gallery, Note, Picture, Section, Table, Text, cen
 from report.run_files import RunFiles, Validation
 from report.scores import Scorer, auc_difference
 
-PATCHES = 1000
-"""Validation patches that views and masks are measured on."""
+GPU_PATCHES, CPU_PATCHES = 2000, 300
+"""Validation patches that views and masks are measured on, if not told: each is asked about ten times."""
 MISTAKES = 6
 CAMS = 8
 """Patches whose Grad-CAM is shown, of both classes."""
@@ -42,7 +42,8 @@ class Patches:
         lacking = [identifier for identifier in validation.ids.tolist() if identifier not in row_of]
         if lacking:
             raise UserError(
-                f"{place}: expected the run's validation patches, found {len(lacking):,} of {len(validation):,} missing,"
+                f"{place}: expected the run's validation patches, found {len(lacking):,} of"
+                f" {len(validation):,} missing,"
                 f" such as {lacking[0]}; is this the data set of that run?"
             )
         self._rows = np.array([row_of[identifier] for identifier in validation.ids.tolist()], np.int64)
@@ -63,7 +64,7 @@ class Patches:
 
 
 def sections(
-    run: RunFiles, validation: Validation, data_dir: Path | None, patches: int, facts: dict[str, Any]
+    run: RunFiles, validation: Validation, data_dir: Path | None, patches: int | None, facts: dict[str, Any]
 ) -> list[Section]:
     """Sections on mistakes, attribution and views; each with a line on what cannot be shown."""
     try:
@@ -85,7 +86,7 @@ def sections(
             *listed,
             Section("What the network looks at", [Note(f"The network cannot be asked: {error}")]),
         ]
-    chosen = _sample(validation, patches)
+    chosen = _sample(validation, patches or (GPU_PATCHES if device.type == "cuda" else CPU_PATCHES))
     pixels, labels = found.pixels(chosen), validation.labels[chosen]
     views = view_logits(network, pixels)
     return [
@@ -107,7 +108,9 @@ def _sample(validation: Validation, patches: int) -> np.ndarray:
 
 
 def worst_mistakes(validation: Validation, label: int, count: int = MISTAKES) -> np.ndarray:
-    """Places of the patches of class ``label`` whose probability of it is lowest and below one half, worst first."""
+    """Places of the patches of class ``label`` whose probability of it is lowest and below one half,
+    worst first.
+    """
     of_class = np.flatnonzero(validation.labels == label)
     p = validation.probabilities[of_class]
     confidence = p if label == 0 else 1 - p
@@ -171,7 +174,8 @@ def _attribution(
     area = (rows.stop - rows.start) * (columns.stop - columns.start) / (pixels.shape[1] * pixels.shape[2])
     shown = np.concatenate([np.flatnonzero(labels[few] == label)[: CAMS // 2] for label in (0, 1)])
     titles = [
-        f"p {validation.probabilities[chosen[few[i]]]:.2f}, label {labels[few[i]]}\ncentre {share(energy[i], 0)}"
+        f"p {validation.probabilities[chosen[few[i]]]:.2f}, label {labels[few[i]]}\ncentre"
+        f" {share(energy[i], 0)}"
         for i in shown
     ]
     ids = ", ".join(validation.ids[chosen[few[shown]]].tolist())
@@ -181,10 +185,12 @@ def _attribution(
         Picture(
             "grad_cam",
             cam_figure(pixels[few[shown]], cams[shown], titles),
-            f"Grad-CAM: what spoke for the predicted class, in yellow; the square is the centre. Patches: {ids}",
+            "Grad-CAM: what spoke for the predicted class, in yellow; the square is the centre. Patches:"
+            f" {ids}",
         ),
         Text(
-            f"On average {share(mean_energy)} of the energy lies inside the central square (over {len(few):,} patches),"
+            f"On average {share(mean_energy)} of the energy lies inside the central square (over"
+            f" {len(few):,} patches),"
             f" which is {share(area)} of the area."
         ),
     ]

@@ -8,8 +8,8 @@ import numpy as np
 from pipeline.errors import UserError
 from report import charts, discussion, run_network, run_scores, style
 from report.calibration import CalibrationResult, calibrate, write_calibration
-from report.page import NOT_MEDICAL, Block, Note, Page, Picture, Points, Section, Table, Text
-from report.plots import best_epoch
+from report.page import NOT_MEDICAL, Block, Note, Page, Picture, Points, Section, Table, Text, write_page
+from report.plots import best_epoch, write_run_plots
 from report.run_files import RunFiles, read_run
 from report.slides import UNKNOWN, read_slides
 
@@ -21,7 +21,7 @@ def run_page(
     *,
     data_dir: Path | None = None,
     groups: Path | None = None,
-    patches: int = run_network.PATCHES,
+    patches: int | None = None,
 ) -> Page:
     """The page of one run; also writes calibration.json into the folder, if a temperature can be fitted.
 
@@ -29,7 +29,7 @@ def run_page(
         run_dir: the run's folder; what it lacks is named on the page.
         data_dir: the data set, if it does not lie where it was when the run was trained.
         groups: CSV file id,wsi, if the run was trained without one.
-        patches: validation patches that the network is asked about anew (views, masks, Grad-CAM).
+        patches: validation patches that the network is asked about anew (views, masks); None: by the device.
 
     Raises:
         UserError: ``run_dir`` is no folder, or ``groups`` was given and cannot be used.
@@ -71,6 +71,17 @@ def run_page(
         synthetic=run.synthetic,
         facts=facts,
     )
+
+
+def write_run_report(run_dir: Path, *, out: Path | None = None, **options: Any) -> Path:
+    """Remake a run's plots and report.html, in its own folder or in ``out``; ``options`` are those of
+    ``run_page``.
+
+    Raises:
+        UserError: as ``run_page``, or a folder cannot be written.
+    """
+    write_run_plots(run_dir)
+    return write_page(run_page(run_dir, **options), out or run_dir, STEM)[-1]
 
 
 def _subtitle(run: RunFiles) -> str:
@@ -203,7 +214,8 @@ def _throughput(run: RunFiles, facts: dict[str, Any]) -> list[Block]:
     return [
         Picture("throughput", figure),
         Text(
-            f"{rate:,.0f} images/s (median epoch), {wait:.1%} of the training time spent waiting for data.{first}"
+            f"{rate:,.0f} images/s (median epoch), {wait:.1%} of the training time spent waiting for"
+            f" data.{first}"
         ),
     ]
 
@@ -211,13 +223,16 @@ def _throughput(run: RunFiles, facts: dict[str, Any]) -> list[Block]:
 def _limits(run: RunFiles) -> list[str]:
     limits = [
         NOT_MEDICAL,
-        "Scores are of patches like those it was trained on: another hospital, scanner, stain or organ can differ"
+        "Scores are of patches like those it was trained on: another hospital, scanner, stain or organ can"
+        " differ"
         " much. Measure there before relying on anything.",
-        "A patch is labelled by its central third alone; a negative label does not mean that no tumour is near.",
+        "A patch is labelled by its central third alone; a negative label does not mean that no tumour is"
+        " near.",
     ]
     if not run.settings.get("groups"):
         limits.append(
-            "The split was not made by slide: patches of one slide train and validate, which flatters every score"
+            "The split was not made by slide: patches of one slide train and validate, which flatters every"
+            " score"
             " on this page. Known networks went from 0.99 on such a split to 0.94 on unseen slides."
         )
     if run.synthetic:

@@ -20,6 +20,8 @@ from report.scores import (
 )
 from report.slides import UNKNOWN
 
+FEW_SLIDES = 10
+"""Fewer slides than this make a bootstrap by slide a rough guess."""
 _SHOWN_SLIDES = 15
 
 
@@ -35,11 +37,11 @@ def performance(validation: Validation, units: np.ndarray | None, facts: dict[st
         "scores": {name: vars(found) for name, found in intervals.items()},
     }
     rows = [(title, *_cells(intervals[name])) for name, title in SCORES.items()]
-    said = f"95 % intervals from {REPLICATES:,} bootstrap draws by {unit}." + (
-        " Patches of one slide resemble each other: by patch, the intervals are too narrow."
-        if units is None
-        else ""
-    )
+    said = f"95 % intervals from {REPLICATES:,} bootstrap draws by {unit}."
+    if units is None:
+        said += " Patches of one slide resemble each other: by patch, the intervals are too narrow."
+    elif len(np.unique(units)) < FEW_SLIDES:
+        said += f" Of {len(np.unique(units))} slides: too few for intervals to rely on."
     blocks: list[Block] = [
         Table(
             "scores",
@@ -140,8 +142,10 @@ def calibration(result: CalibrationResult | str) -> list[Block]:
                 ("expected calibration error", number(c.ece_before), number(c.ece_after)),
                 ("log loss, nats", number(c.log_loss_before), number(c.log_loss_after)),
             ],
-            f"Temperature {c.temperature:.3f}: fitted on {c.fitted_on:,} validation patches, shown on the other"
-            f" {c.shown_on:,}. It is kept in calibration.json for predict.py --calibrated; it changes no AUC.",
+            f"Temperature {c.temperature:.3f}: fitted on {c.fitted_on:,} validation patches, shown on the"
+            " other"
+            f" {c.shown_on:,}. It is kept in calibration.json for predict.py --calibrated; it changes no"
+            " AUC.",
         ),
     ]
 

@@ -54,7 +54,8 @@ class Threshold:
 
 
 class Scorer:
-    """Scores of fixed predictions under changing weights of the patches: what a bootstrap asks for a thousand times.
+    """Scores of fixed predictions under changing weights of the patches: what a bootstrap asks for a
+    thousand times.
 
     Sorts once; each scoring is then a few cumulative sums over the N patches.
     """
@@ -71,7 +72,9 @@ class Scorer:
         self._square = (p - self._positive) ** 2
 
     def __call__(self, weights: np.ndarray | None = None) -> dict[str, float]:
-        """{auc, average_precision, brier, log_loss} with weights [N]; AUC and precision are NaN with one class."""
+        """{auc, average_precision, brier, log_loss} with weights [N]; AUC and precision are NaN with one
+        class.
+        """
         w = np.ones(len(self._order)) if weights is None else weights[self._order]
         true = np.cumsum(w * self._positive)[self._ends]
         false = np.cumsum(w * ~self._positive)[self._ends]

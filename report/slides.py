@@ -14,7 +14,8 @@ UNKNOWN = ""
 def read_slides(path: str | Path, ids: np.ndarray) -> tuple[np.ndarray, str | None]:
     """Slides of the patches ``ids`` [N] from a CSV file with the columns id and wsi.
 
-    Training refuses a file that lacks patches (``pipeline.split.read_groups``); a page shows those that it has.
+    Training refuses a file that lacks patches (``pipeline.split.read_groups``); a page shows those that it
+    has.
 
     Returns:
         ([N] str, UNKNOWN where the file says nothing; a line on what it lacks or None).

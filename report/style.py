@@ -67,7 +67,9 @@ def new_figure(
     panel: tuple[float, float] = (PANEL_WIDTH, PANEL_HEIGHT),
     **subplots: Any,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with ``rows`` x ``columns`` panels of ``panel`` inches, and its axes row by row. No global state."""
+    """A figure with ``rows`` x ``columns`` panels of ``panel`` inches, and its axes row by row. No global
+    state.
+    """
     figure = Figure(figsize=(panel[0] * columns, panel[1] * rows), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, **subplots)

@@ -1,4 +1,4 @@
-"""The networks: shapes, memory format, gradients, dropout, symmetry, the central third, pretrained weights."""
+"""The networks: shapes, memory format, gradients, dropout, symmetry, the centre, pretrained weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 import models
 from models import MODEL_NAMES, PretrainedUnavailable, create_model
-from models.patchnet import PATCHNETS
+from models.patchnet import CENTRE, PATCHNETS, PatchNet, PatchNetSettings, _middle
 from models.zoo import ZOO_NAMES, create_zoo_model
 
 BATCH = 3
@@ -148,6 +148,53 @@ def test_pretrained_weights_are_kept_but_for_the_head(monkeypatch: pytest.Monkey
     kept = [key for key in published if not key.startswith("fc.")]
     assert len(kept) == len(published) - 2
     assert all(torch.equal(loaded[f"body.{key}"], published[key]) for key in kept)
+
+
+def _views(x: torch.Tensor) -> list[torch.Tensor]:
+    """The eight flips and quarter turns of x [..., H, W], H = W."""
+    turned = [torch.rot90(x, k, (-2, -1)) for k in range(4)]
+    return turned + [view.flip(-1) for view in turned]
+
+
+@pytest.mark.parametrize("size", [96, 48])
+def test_patchnet_treats_the_eight_views_alike(size: int) -> None:
+    """With symmetric kernels only the geometry (strides, padding, windows) could tell the views apart."""
+    model = _awake(_model("patchnet")).eval().double()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.copy_(torch.stack(_views(module.weight)).mean(0))
+        first, *others = (model(view) for view in _views(_patches(size).double()))
+    assert first.std() > 1e-3
+    for other in others:
+        torch.testing.assert_close(other, first)
+
+
+def test_the_centre_is_the_third_that_decides_the_label() -> None:
+    x = _patches(96)
+    assert torch.equal(_middle(x, CENTRE), x[:, :, 32:64, 32:64])
+    assert _middle(x, 1.0).shape == x.shape
+    assert _middle(x[:, :, :, :60], CENTRE).shape[2:] == (32, 20)
+
+
+def test_a_smaller_field_does_not_see_the_rim() -> None:
+    torch.manual_seed(0)
+    model = _awake(PatchNet(PatchNetSettings(field=2 / 3), dropout=0.0)).eval()
+    patches = _patches(96)
+    rim, inside = patches.clone(), patches.clone()
+    rim[:, :, :16] = 0
+    inside[:, :, 16:20, 16:20] = 0
+    with torch.inference_mode():
+        expected = model(patches)
+        assert torch.equal(model(rim), expected)
+        assert not torch.equal(model(inside), expected)
+
+
+@pytest.mark.parametrize("name", sorted(PATCHNETS))
+def test_patchnet_compiles_as_one_graph(name: str) -> None:
+    model = _model(name).train()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    compiled(_patches(32)).sum().backward()
 
 
 @pytest.mark.parametrize("name", sorted(PATCHNETS))

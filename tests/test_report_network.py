@@ -11,7 +11,15 @@ from torch import nn
 from models import create_model
 from pipeline.errors import UserError
 from pipeline.settings import KAGGLE_NORMALISATION
-from report.network import Network, centre_energy, dihedral_view, grad_cam, load_network, masked_logits, view_logits
+from report.network import (
+    Network,
+    centre_energy,
+    dihedral_view,
+    grad_cam,
+    load_network,
+    masked_logits,
+    view_logits,
+)
 from report.page import centre_of
 from training import inference
 from training.networks import load_networks

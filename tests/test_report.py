@@ -1,0 +1,243 @@
+"""Pages from run folders, whole and broken: what can be shown is shown, what cannot is said."""
+
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report_cases import predictions, write_metrics, write_run, write_validation
+
+from pipeline.errors import UserError
+from report import discussion
+from report.__main__ import ReportSettings, main, report
+from report.plots import write_run_plots
+from report.run_files import read_run
+from report.submission_page import read_submission
+
+
+@pytest.fixture(scope="module")
+def run(kaggle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_run(tmp_path_factory.mktemp("runs") / "full", kaggle_folder)
+
+
+@pytest.fixture(scope="module")
+def full_page(run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict, Path]:
+    out = tmp_path_factory.mktemp("out")
+    path = report(ReportSettings((run,), out=out, patches=60))
+    return path.read_text(), json.loads((out / "report.json").read_text()), out
+
+
+def _page(run: Path, **settings: object) -> str:
+    return report(ReportSettings((run,), patches=20, **settings)).read_text()
+
+
+def test_full_run_shows_every_section(full_page: tuple[str, dict, Path], run: Path) -> None:
+    html, facts, out = full_page
+    for title in ("What was trained", "Course of training", "Performance", "Decisions", "Calibration", "Slides",
+                  "Most confident mistakes", "What the network looks at", "Test-time augmentation", "Throughput",
+                  "Discussion", "Limits of use"):  # fmt: skip
+        assert f"<h2>{title}</h2>" in html
+    assert "Not a medical device" in html and "SYNTHETIC" not in html
+    assert facts["scores"]["auc"]["low"] < facts["scores"]["auc"]["value"] < facts["scores"]["auc"]["high"]
+    assert set(facts["tta"]) == {"1", "2", "4", "8"}
+    assert set(facts["masking_auc"]) == {"whole patch", "centre hidden", "rim hidden, centre alone"}
+    assert 0 <= facts["grad_cam"]["energy_in_centre"] <= 1
+    kept = json.loads((run / "calibration.json").read_text())
+    assert kept["temperature"] > 0 and kept["fitted_on"] + kept["shown_on"] == 200
+    for name in ("training", "curves", "confusions", "reliability", "grad_cam"):
+        assert (out / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_mistakes_are_the_worst(full_page: tuple[str, dict, Path], run: Path) -> None:
+    _, _, out = full_page
+    v = read_run(run).validation
+    with open(out / "tables" / "false_positives.csv", newline="") as file:
+        shown = [row["id"] for row in csv.DictReader(file)]
+    negative = v.labels == 0
+    expected = v.ids[negative][np.argsort(-v.probabilities[negative])][: len(shown)]
+    assert shown == expected.tolist() and len(shown) == 6
+
+
+def test_pages_need_nothing_from_outside(full_page: tuple[str, dict, Path]) -> None:
+    html, _, _ = full_page
+    assert "<script" not in html and "default-src 'none'" in html
+    targets = re.findall(r'(?:src|href|action|data)="([^"]*)"|url\(', html)
+    assert targets and all(target.startswith(("data:", "#")) for target in targets)
+
+
+def test_plots_of_the_loop(run: Path) -> None:
+    assert [path.name for path in write_run_plots(run)] == ["loss.png", "accuracy.png", "roc.png", "confusion.png"]
+
+
+def test_empty_folder_gets_a_page(tmp_path: Path) -> None:
+    html = _page(tmp_path)
+    assert "config.json is not there" in html and "no predictions on validation patches" in html
+    assert write_run_plots(tmp_path) == []
+
+
+def test_run_cut_short(tmp_path: Path, kaggle_folder: Path) -> None:
+    folder = write_run(tmp_path / "r", kaggle_folder, epochs=1, weights=False)
+    html = _page(folder)
+    assert "One epoch only" in html and "cut short: 1 of 4 epochs" in html and "no epoch of this run has ended" in html
+
+
+def test_single_class_in_validation(tmp_path: Path, kaggle_folder: Path) -> None:
+    folder = write_run(tmp_path / "r", kaggle_folder)
+    v = read_run(folder).validation
+    only = v.labels == 1
+    write_validation(folder, v.ids[only], v.labels[only], v.probabilities[only])
+    html = _page(folder)
+    assert "patches labelled 1 alone" in html and "one class" in html and "one label only" in html
+    assert not (folder / "plots" / "roc.png").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "environment.json", "metrics.csv", "validation.csv", "split.csv",
+                                  "best.safetensors"])  # fmt: skip
+@pytest.mark.parametrize("content", [b"", b"\xff\x00,;", b"[1, 2]", b"id,label,probability\nx,3,nan\n", b"epoch\none\n"])
+def test_damaged_files_are_named(tmp_path: Path, kaggle_folder: Path, name: str, content: bytes) -> None:
+    write_metrics(tmp_path, 3)
+    write_validation(tmp_path, np.array(["a", "b", "c", "d"]), np.array([0, 1, 0, 1]), np.array([0.1, 0.9, 0.4, 0.3]))
+    (tmp_path / "config.json").write_text(json.dumps({"settings": {"data": {"data_dir": str(kaggle_folder)}}}))
+    (tmp_path / name).write_bytes(content)
+    html = _page(tmp_path)
+    assert name == "best.safetensors" or f"{name} cannot be used" in html
+
+
+def test_data_that_moved_or_is_another(tmp_path: Path, kaggle_folder: Path, run: Path) -> None:
+    folder = tmp_path / "r"
+    shutil.copytree(run, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["settings"]["data"]["data_dir"] = "/nowhere"
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "The patches cannot be shown: /nowhere" in _page(folder)
+    assert "Most confident mistakes" in _page(folder, data_dir=kaggle_folder)
+    write_validation(folder, np.array(["foreign"] * 1), np.array([1]), np.array([0.2]))
+    assert "1 of 1 missing, such as foreign" in _page(folder, data_dir=kaggle_folder)
+
+
+def test_slides_make_the_intervals_theirs(tmp_path: Path, run: Path, kaggle_folder: Path) -> None:
+    ids = read_run(run).validation.ids
+    groups = tmp_path / "groups.csv"
+    groups.write_text("id,wsi\n" + "".join(f"{i},s{n % 7}\n" for n, i in enumerate(ids[:150])))
+    html = _page(run, groups=groups, out=tmp_path / "out")
+    assert "draws by slide" in html and "names no slide for 50 of 200 patches" in html and "Weakest slides" in html
+    with open(tmp_path / "out" / "tables" / "slides.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["slide"] for row in rows] != [] and len(rows) == 7
+    losses = [float(row["log loss"]) for row in rows]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_synthetic_is_stamped_on_everything(tmp_path: Path, kaggle_folder: Path) -> None:
+    folder = write_run(tmp_path / "r", kaggle_folder, synthetic=True, weights=False)
+    html = _page(folder)
+    assert html.count("SYNTHETIC") >= 3 and "SYNTHETIC" in json.loads((folder / "report.json").read_text())["note"]
+    plain, stamped = tmp_path / "plain", (folder / "plots" / "loss.png").read_bytes()
+    shutil.copytree(folder, plain)
+    config = json.loads((plain / "config.json").read_text())
+    (plain / "config.json").write_text(json.dumps({**config, "synthetic": False}))
+    assert write_run_plots(plain)[0].read_bytes() != stamped
+
+
+def test_names_from_files_are_escaped(tmp_path: Path) -> None:
+    evil = '<img src=x onerror="alert(1)">'
+    labels, probabilities = predictions(50)
+    folder = tmp_path / "<b>run & co"
+    folder.mkdir()
+    write_validation(folder, np.array([f"{evil.replace(chr(34), '')}{n}" for n in range(50)]), labels, probabilities)
+    settings = {"model": {"name": evil}, "data": {"data_dir": "/nowhere"}}
+    (folder / "config.json").write_text(json.dumps({"settings": settings, "split": evil}))
+    html = _page(folder)
+    assert "<img src=x" not in html and "<b>run" not in html and "&lt;img src=x" in html
+
+
+def test_comparison(tmp_path: Path, run: Path, kaggle_folder: Path) -> None:
+    other = write_run(tmp_path / "other", kaggle_folder, lr=0.01, seed=1, weights=False)
+    path = report(ReportSettings((run, other), out=tmp_path / "cmp"))
+    html, facts = path.read_text(), json.loads((tmp_path / "cmp" / "comparison.json").read_text())
+    assert "<td>lr</td>" in html and "<td>dropout</td>" not in html
+    difference = facts["auc_difference"]["other"]
+    scores = {name: found["auc"]["value"] for name, found in facts["scores"].items()}
+    assert difference["value"] == pytest.approx(scores["other"] - scores["full"]) and difference["patches"] == 200
+    assert difference["low"] < difference["value"] < difference["high"]
+
+
+def test_comparison_warns_of_trained_patches_and_takes_broken_runs(tmp_path: Path, run: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    ids = read_run(run).validation.ids
+    (other / "split.csv").write_text("id,part\n" + "".join(f"{i},train\n" for i in ids))
+    (tmp_path / "empty").mkdir()
+    html = report(ReportSettings((run, other, tmp_path / "empty"), out=tmp_path / "cmp")).read_text()
+    assert "200 of these patches were trained on" in html and "empty: no epoch has ended" in html
+    with pytest.raises(UserError, match="twice"):
+        report(ReportSettings((run, run), out=tmp_path / "cmp"))
+
+
+def _submission(path: Path, kaggle_folder: Path) -> list[str]:
+    ids = [line.split(",")[0] for line in (kaggle_folder / "sample_submission.csv").read_text().splitlines()[1:]]
+    path.write_text("id,label\n" + "".join(f"{i},{n / 29:.4f}\n" for n, i in enumerate(ids)))
+    return ids
+
+
+def test_submission(tmp_path: Path, kaggle_folder: Path, run: Path) -> None:
+    ids = _submission(tmp_path / "s.csv", kaggle_folder)
+    settings = ReportSettings((tmp_path / "s.csv",), data_dir=kaggle_folder, run=(run,), cache_dir=tmp_path / "cache")
+    html = report(settings).read_text()
+    assert "validation of full" in html
+    with open(tmp_path / "s-report" / "tables" / "certain_positive.csv", newline="") as file:
+        assert [row["id"] for row in csv.DictReader(file)] == ids[:-7:-1]
+    with open(tmp_path / "s-report" / "tables" / "uncertain.csv", newline="") as file:
+        assert {row["id"] for row in csv.DictReader(file)} == set(ids[12:18])
+
+
+def test_submission_with_labels_gaps_or_no_data(tmp_path: Path, kaggle_folder: Path) -> None:
+    path = tmp_path / "s.csv"
+    ids = _submission(path, kaggle_folder)
+    path.write_text("id,label\n" + "".join(f"{i},{n % 2}\n" for n, i in enumerate(ids[:20])) + "foreign,1\n")
+    html = report(ReportSettings((path,), data_dir=kaggle_folder, cache_dir=tmp_path / "cache")).read_text()
+    assert "1 of 21 ids are not among" in html and "10 test patches have no prediction" in html and "0 or 1" in html
+    assert "No --data-dir was given" in report(ReportSettings((path,))).read_text()
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("", "header"), ("id,label\n", "0 rows"), ("id,p\na,1\n", "header"), ("id,label\na,2\n", "line 2"),
+    ("id,label\na,0.5\nb,x\n", "line 3"),
+])  # fmt: skip
+def test_bad_submissions_are_refused(tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / "s.csv").write_text(text)
+    with pytest.raises(UserError, match=expected):
+        read_submission(tmp_path / "s.csv")
+
+
+def test_command_line_says_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    monkeypatch.setattr("sys.argv", ["report", str(tmp_path / "nothing")])
+    assert main() == 1
+    assert "error: " in capsys.readouterr().err
+
+
+def test_discussion_follows_the_facts() -> None:
+    def says(**facts: object) -> str:
+        return " ".join(discussion.points(facts))
+
+    row = {"epoch": 5.0, "val_loss": 0.2, "train_accuracy": 0.95}
+    assert "Over-fitting" in says(epochs=9, best_epoch=5, best=row, last={**row, "epoch": 9.0, "val_loss": 0.3})
+    assert "Under-fitting" in says(epochs=5, best_epoch=5, best=row, last={**row, "train_accuracy": 0.7})
+    assert "run its course" in says(epochs=9, best_epoch=5, best=row, last={**row, "epoch": 9.0})
+    assert "cut short" in says(epochs=5, epochs_planned=9, best_epoch=5, best=row, last=row)
+    calibration = {"temperature": 2.0, "ece_before": 0.1, "ece_after": 0.02, "log_loss_before": 0.5,
+                   "log_loss_after": 0.4}  # fmt: skip
+    assert "overconfident" in says(calibration=calibration)
+    assert "underconfident" in says(calibration={**calibration, "temperature": 0.6})
+    assert "leave the probabilities" in says(calibration={**calibration, "log_loss_after": 0.6})
+    assert "--tta 8" in says(tta_gain={"value": 0.01, "low": 0.005, "high": 0.02})
+    assert "may be chance" in says(tta_gain={"value": 0.01, "low": -0.005, "high": 0.02})
+    masking = {"whole patch": 0.95, "centre hidden": 0.7, "rim hidden, centre alone": 0.9}
+    assert "centre matters most" in says(masking_auc=masking)
+    assert "surroundings" in says(masking_auc={**masking, "centre hidden": 0.94})
+    assert "waiting for data" in says(data_wait=0.4)
