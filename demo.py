@@ -36,6 +36,7 @@ def main() -> None:
         f"\nDone in {time.monotonic() - began:.0f} s, on SYNTHETIC data: the figures say nothing about real tissue.\n"
         f"  predictions     {SUBMISSION}\n"
         f"  plots           {RUN / 'plots'}\n"
+        f"  report          {RUN / 'report.html'}\n"
         f"  validation AUC  {metrics['val_auc'].max():.4f} (slides that were not trained on)\n"
         f"  training speed  {metrics['images_per_s'].median():,.0f} images/s"
     )

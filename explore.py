@@ -53,9 +53,7 @@ def explore(settings: ExploreSettings) -> Path:
     dataset = open_dataset(settings.data_dir)
     notes: list[str] = []
     splits = [
-        measure(table, settings, notes)
-        for table in (dataset.train, dataset.test)
-        if table is not None and len(table)
+        measure(table, settings, notes) for table in (dataset.train, dataset.test) if table is not None and len(table)
     ]
     if settings.groups is not None and not any(split.slides is not None for split in splits):
         raise UserError(
@@ -64,8 +62,8 @@ def explore(settings: ExploreSettings) -> Path:
     page = explore_page(dataset, splits, notes + missing(dataset), time.perf_counter() - began)
     paths = write_page(page, settings.out, "explore")
     total = sum(len(s.table) for s in splits)
-    print(f"{paths[-1]}: {sum(len(s.table) for s in splits):,} patches in {time.perf_counter() - began:,.0f} s"
-          + (" [SYNTHETIC data]" if dataset.synthetic else ""))  # fmt: skip
+    stamp = " [SYNTHETIC data]" if dataset.synthetic else ""
+    print(f"{paths[-1]}: {total:,} patches in {time.perf_counter() - began:,.0f} s{stamp}")
     return paths[-1]
 
 
@@ -105,11 +103,7 @@ def layouts_of(table: PatchTable, threads: int) -> str:
 
 def missing(dataset: Dataset) -> list[str]:
     """Lines on what the data set does not have."""
-    return (
-        []
-        if dataset.sample_ids is not None
-        else ["There is no sample_submission.csv: test is in order of its ids."]
-    )
+    return [] if dataset.sample_ids is not None else ["There is no sample_submission.csv: test is in order of its ids."]
 
 
 def main() -> int:

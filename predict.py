@@ -29,7 +29,7 @@ from training.command import run_command
 from training.device import choose_device, choose_precision, prepare_backends
 from training.inference import predict_logits
 from training.metrics import score_probabilities, sigmoid
-from training.networks import load_networks, not_trained_on
+from training.networks import load_networks, not_trained_on, read_temperatures
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,8 @@ class PredictSettings:
     """Views of each patch whose logits are averaged: as it is, flipped, both flips, all flips and quarter turns."""
     threshold: float | None = None
     """Write label 1 where the probability is at least this, else 0, instead of probabilities."""
+    calibrated: bool = False
+    """Divide each run's logits by the temperature in its calibration.json, so that probabilities mean what they say."""
     evaluate: bool = False
     """Score the labelled patches that none of the runs was trained on, instead of predicting the test patches."""
     batch_size: int = 256
@@ -73,6 +75,7 @@ def predict(settings: PredictSettings) -> None:
     device = choose_device(settings.device)
     prepare_backends(device)
     networks, infos = load_networks(settings.run, device)
+    temperatures = read_temperatures(settings.run) if settings.calibrated else np.ones((len(networks), 1))
     dataset = open_dataset(settings.data_dir)
     table = dataset.require_train() if settings.evaluate else dataset.require_test()
     print(table.describe())
@@ -95,7 +98,7 @@ def predict(settings: PredictSettings) -> None:
     seconds = time.perf_counter() - start
     loader.close()
     probabilities = np.empty(len(rows))
-    probabilities[np.searchsorted(rows, found)] = sigmoid(logits).mean(axis=0)
+    probabilities[np.searchsorted(rows, found)] = sigmoid(logits / temperatures).mean(axis=0)
     print(
         f"{len(rows):,} patches, {settings.tta} view{'s' * (settings.tta > 1)}, {len(networks)}"
         f" network{'s' * (len(networks) > 1)}: {len(rows) / seconds:,.0f} patches/s"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from pipeline.files import write_json
 from pipeline.split import write_split
-from report.plots import write_run_plots
+from report.run_page import write_run_report
 from training.build import TrainInputs, build_trainer, describe_run, train_inputs
 from training.command import run_command
 from training.config import TrainConfig
@@ -21,6 +21,9 @@ from training.interrupt import Stopped, StopRequest
 from training.loop import Trainer
 from training.progress import Progress
 from training.run_folder import RunFolder, describe_environment, settle
+
+# Validation patches that the report asks the network about again: some seconds on two cores.
+REPORT_PATCHES = 100
 
 
 def train(argv: Sequence[str]) -> None:
@@ -69,10 +72,10 @@ def begin(config: TrainConfig, folder: RunFolder, inputs: TrainInputs, trainer: 
 
 
 def finish(folder: RunFolder, progress: Progress, *, synthetic: bool) -> None:
-    """Draw the plots and say what came out and where it is."""
-    plots = write_run_plots(folder.path)
+    """Draw the plots, write the report, and say what came out and where it is."""
     print(diagnose(progress.history))
-    print(f"plots: {', '.join(str(path) for path in plots)}")
+    report = write_run_report(folder.path, patches=REPORT_PATCHES)
+    print(f"plots in {folder.path / 'plots'}, report in {report} (more patches: python -m report {folder.path})")
     print(
         f"best validation AUC {progress.best_auc:.4f} (epoch {progress.best_epoch}) in {folder.best}"
         + (" [SYNTHETIC data]" if synthetic else "")

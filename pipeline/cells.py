@@ -89,9 +89,7 @@ def draw_cells(rng: np.random.Generator, kind: CellKind, scale: float = 1.0) -> 
         return rng.uniform(low, high, (n, 1, 1)).astype(np.float32)
 
     median, sigma = kind.radius
-    radius = (median * scale * np.exp(sigma * rng.standard_normal((n, 1, 1), np.float32))).clip(
-        *kind.radius_limits
-    )
+    radius = (median * scale * np.exp(sigma * rng.standard_normal((n, 1, 1), np.float32))).clip(*kind.radius_limits)
     elongation, around = np.sqrt(per_cell(*kind.elongation)), per_cell(*kind.cytoplasm)
     nucleus_reach = elongation * (1 + kind.irregular) ** len(OUTLINE_WAVES)
     cell_reach = around * (1 + WOBBLE) + OFF_CENTRE * np.sqrt(2)
@@ -119,9 +117,7 @@ def draw_cells(rng: np.random.Generator, kind: CellKind, scale: float = 1.0) -> 
     for _ in range(kind.nucleoli):
         spot_u, spot_v = per_cell(-0.5, 0.5) * radius, per_cell(-0.5, 0.5) * radius
         present = rng.random((n, 1, 1)) < 0.5
-        chromatin += (
-            np.float32(0.9) * present * np.exp(-((u - spot_u) ** 2 + (v - spot_v) ** 2) / NUCLEOLUS_AREA)
-        )
+        chromatin += np.float32(0.9) * present * np.exp(-((u - spot_u) ** 2 + (v - spot_v) ** 2) / NUCLEOLUS_AREA)
     nucleus_h = per_cell(*kind.haematoxylin) * chromatin.clip(0.2)
 
     body = nucleus
@@ -132,13 +128,9 @@ def draw_cells(rng: np.random.Generator, kind: CellKind, scale: float = 1.0) -> 
     cytoplasm = body * CYTOPLASM_COVER * (1 - nucleus)
     keep = (1 - body * CYTOPLASM_COVER) * (1 - nucleus)
     body_h, body_e = (amount * per_cell(0.75, 1.25) for amount in kind.cytoplasm_stain)
-    add = np.stack(
-        [cytoplasm * body_h + nucleus * nucleus_h, cytoplasm * body_e + nucleus * NUCLEAR_EOSIN], 1
-    )
+    add = np.stack([cytoplasm * body_h + nucleus * nucleus_h, cytoplasm * body_e + nucleus * NUCLEAR_EOSIN], 1)
     planes = np.concatenate([keep[:, None], add, body[:, None]], axis=1).astype(np.float32)
-    return tuple(
-        cell for one, h in zip(planes, halves.tolist(), strict=True) for cell in _views(one, half - h)
-    )
+    return tuple(cell for one, h in zip(planes, halves.tolist(), strict=True) for cell in _views(one, half - h))
 
 
 def _views(planes: np.ndarray, trim: int) -> list[Cell]:

@@ -114,9 +114,7 @@ def draw_patches(
 LYMPHOID, STROMA, LUMEN, CLUSTER = range(4)  # values of a region map
 
 
-def _draw_ground(
-    rng: np.random.Generator, slide: Slide, scenes: np.ndarray, stains: np.ndarray
-) -> np.ndarray:
+def _draw_ground(rng: np.random.Generator, slide: Slide, scenes: np.ndarray, stains: np.ndarray) -> np.ndarray:
     """Fill ``stains`` float32 [N, 2, S, S] with what lies between the cells; region maps uint8 [N, S, S]."""
     n, size = len(scenes), stains.shape[-1]
     wide, fine = smooth_field(rng, n, size, 30), smooth_field(rng, n, size, 3)
@@ -252,9 +250,7 @@ def _certain_cell(rng: np.random.Generator, slide: Slide, scene: Scene, size: in
     return *at, cell
 
 
-def _choose(
-    rng: np.random.Generator, cells: tuple[Cell, ...], points: np.ndarray
-) -> list[tuple[int, int, Cell]]:
+def _choose(rng: np.random.Generator, cells: tuple[Cell, ...], points: np.ndarray) -> list[tuple[int, int, Cell]]:
     """A random cell for each of ``points`` int [n, 2]: (y, x, cell)."""
     kinds = rng.integers(0, len(cells), len(points)).tolist()
     return [(y, x, cells[k]) for (y, x), k in zip(points.tolist(), kinds, strict=True)]

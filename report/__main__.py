@@ -33,9 +33,7 @@ class ReportSettings:
     """With a submission: the run that made it, to hold it against validation; may be given several times."""
     out: Path | None = None
     """Folder to write into (default: the run's own; comparison/ for several; beside a submission)."""
-    patches: Annotated[
-        int | None, tyro.conf.arg(help_behavior_hint="(default: 2000 on a GPU, 300 on a CPU)")
-    ] = None
+    patches: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: 2000 on a GPU, 300 on a CPU)")] = None
     """Validation patches that views and masks are measured on; more are slower and surer."""
     cache_dir: Path = Path("cache")
     """With a submission: where packed files are found."""
@@ -68,9 +66,7 @@ def write_other(settings: ReportSettings) -> Path:
         page = compare_page(settings.what, groups=settings.groups)
         return write_page(page, settings.out or Path("comparison"), "comparison")[-1]
     (file,) = settings.what
-    page = submission_page(
-        file, data_dir=settings.data_dir, run_dirs=settings.run, cache_dir=settings.cache_dir
-    )
+    page = submission_page(file, data_dir=settings.data_dir, run_dirs=settings.run, cache_dir=settings.cache_dir)
     return write_page(page, settings.out or file.parent / f"{file.stem}-report", "submission")[-1]
 
 

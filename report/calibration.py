@@ -57,8 +57,7 @@ def calibrate(
     """
     if len(labels) < _FEWEST:
         return (
-            f"{len(labels)} validation patches are too few to fit a temperature on one half and show it on"
-            " the other."
+            f"{len(labels)} validation patches are too few to fit a temperature on one half and show it on the other."
         )
     rng = np.random.default_rng(seed)
     units = np.arange(len(labels)) if slides is None else np.unique(slides, return_inverse=True)[1]

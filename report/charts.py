@@ -175,26 +175,20 @@ def title_picture(ax: Axes, title: str) -> None:
 
 
 @style.look()
-def draw_slides(
-    left: Axes, right: Axes, counts: np.ndarray, positive: np.ndarray, colour: np.ndarray
-) -> None:
+def draw_slides(left: Axes, right: Axes, counts: np.ndarray, positive: np.ndarray, colour: np.ndarray) -> None:
     """Slides as dots: prevalence over patches on the left, mean blue over mean red [S, 3] on the right.
 
     Without labels ``positive`` [S] is NaN, and the left panel shows the patches alone.
     """
     if np.isfinite(positive).all():
-        left.scatter(
-            counts, positive, s=22, color=style.POSITIVE, alpha=0.75, edgecolors="white", linewidths=0.5
-        )
+        left.scatter(counts, positive, s=22, color=style.POSITIVE, alpha=0.75, edgecolors="white", linewidths=0.5)
         left.set(title="Prevalence", xlabel="patches of the slide", ylabel="positive", ylim=(-0.03, 1.03))
         left.yaxis.set_major_formatter(PercentFormatter(1))
     else:
         left.hist(counts, bins=20, color=style.TEST)
         left.yaxis.set_major_locator(MaxNLocator(integer=True))
         left.set(title="Patches of each slide", xlabel="patches of the slide", ylabel="slides")
-    right.scatter(
-        colour[:, 0], colour[:, 2], s=34, c=np.clip(colour, 0, 1), edgecolors="#555555", linewidths=0.5
-    )
+    right.scatter(colour[:, 0], colour[:, 2], s=34, c=np.clip(colour, 0, 1), edgecolors="#555555", linewidths=0.5)
     right.set(title="Mean colour", xlabel="mean red, 0 to 1", ylabel="mean blue, 0 to 1")
 
 
@@ -206,9 +200,7 @@ def draw_reliability(ax: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray
     ax.plot([0, 1], [0, 1], ":", color=style.GUIDE, label="perfect")
     for name, (predicted, observed, count, colour) in curves.items():
         ax.plot(predicted, observed, color=colour, linewidth=1.2, label=name)
-        ax.scatter(
-            predicted, observed, s=12 + 140 * count / count.max(), color=colour, alpha=0.6, linewidths=0
-        )
+        ax.scatter(predicted, observed, s=12 + 140 * count / count.max(), color=colour, alpha=0.6, linewidths=0)
     ax.set(
         title="Reliability",
         xlabel="mean predicted probability",

@@ -64,8 +64,7 @@ def unique_names(runs: Sequence[RunFiles]) -> list[str]:
 def common_patches(runs: Sequence[RunFiles]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
     """Ids [M], labels [M] and each run's probabilities [M] of the patches that every run validated on."""
     tables = [
-        pd.DataFrame({"label": v.labels, "p": v.probabilities}, index=v.ids)
-        for v in (r.validation for r in runs)
+        pd.DataFrame({"label": v.labels, "p": v.probabilities}, index=v.ids) for v in (r.validation for r in runs)
     ]
     ids = tables[0].index
     for table in tables[1:]:
@@ -74,9 +73,7 @@ def common_patches(runs: Sequence[RunFiles]) -> tuple[np.ndarray, np.ndarray, li
     return ids.to_numpy(), labels, [table.loc[ids, "p"].to_numpy() for table in tables]
 
 
-def _scores(
-    runs: Sequence[RunFiles], names: Sequence[str], groups: Path | None, facts: dict[str, Any]
-) -> list[Block]:
+def _scores(runs: Sequence[RunFiles], names: Sequence[str], groups: Path | None, facts: dict[str, Any]) -> list[Block]:
     rows, blocks = [], []
     for run, name in zip(runs, names, strict=True):
         best = best_epoch(run)
@@ -98,16 +95,11 @@ def _scores(
             )
         )
     header = ("run", "validation patches", "AUC", "95 % interval", "log loss", "best epoch")
-    caption = (
-        "Each on its own validation patches; intervals by patch. Only the table below compares like with"
-        " like."
-    )
+    caption = "Each on its own validation patches; intervals by patch. Only the table below compares like with like."
     return [Table("scores", header, rows, caption), *blocks, *_paired(runs, names, groups, facts)]
 
 
-def _paired(
-    runs: Sequence[RunFiles], names: Sequence[str], groups: Path | None, facts: dict[str, Any]
-) -> list[Block]:
+def _paired(runs: Sequence[RunFiles], names: Sequence[str], groups: Path | None, facts: dict[str, Any]) -> list[Block]:
     """AUC differences to the first run, on the patches both validated on."""
     first, blocks, rows = runs[0], [], []
     for run, name in zip(runs[1:], names[1:], strict=True):
@@ -115,9 +107,7 @@ def _paired(
             continue
         ids, labels, (one, two) = common_patches([first, run])
         if len(np.unique(labels)) < 2:
-            blocks.append(
-                Note(f"{name} and {names[0]} share {len(ids):,} validation patches, too few to compare.")
-            )
+            blocks.append(Note(f"{name} and {names[0]} share {len(ids):,} validation patches, too few to compare."))
             continue
         units, unit = None, "patch"
         if groups is not None:
@@ -140,9 +130,7 @@ def _paired(
         if seen:
             blocks.append(
                 Note(
-                    f"{seen:,} of these patches were trained on by one of the two: the difference is not to"
-                    " be"
-                    " trusted."
+                    f"{seen:,} of these patches were trained on by one of the two: the difference is not to be trusted."
                 )
             )
     if not rows:
@@ -204,9 +192,7 @@ def _curves(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Block]:
         if len(run.metrics)
     ]
     blocks += [
-        Note(f"{name}: no epoch has ended.")
-        for run, name in zip(runs, names, strict=True)
-        if not len(run.metrics)
+        Note(f"{name}: no epoch has ended.") for run, name in zip(runs, names, strict=True) if not len(run.metrics)
     ]
     if shown:
         longest = max(shown, key=lambda item: len(item[0].metrics))[0].metrics

@@ -53,8 +53,7 @@ def _fit(facts: Mapping[str, Any]) -> list[str]:
         ]
     if facts["best_epoch"] == last["epoch"]:
         return [
-            "Fit: the last epoch is the best and nothing points to over-fitting; more --epochs may still"
-            " gain a little."
+            "Fit: the last epoch is the best and nothing points to over-fitting; more --epochs may still gain a little."
         ]
     return [
         f"Fit: the best epoch is {facts['best_epoch']:.0f}; what followed neither gained nor harmed much."
@@ -105,9 +104,7 @@ def _slides(facts: Mapping[str, Any]) -> list[str]:
     worst = facts.get("worst_slides")
     if not worst:
         return []
-    named = ", ".join(
-        f"{row['slide']} (log loss {row['log_loss']:.3f}, {row['patches']:,} patches)" for row in worst
-    )
+    named = ", ".join(f"{row['slide']} (log loss {row['log_loss']:.3f}, {row['patches']:,} patches)" for row in worst)
     return [f"Weakest slides: {named}. Look at their stain and their labels first."]
 
 
@@ -120,8 +117,7 @@ def _looks(facts: Mapping[str, Any]) -> list[str]:
         lost = {name: masking["whole patch"] - value for name, value in masking.items()}
         if lost["centre hidden"] > lost["rim hidden, centre alone"]:
             found.append(
-                "The centre matters most: hiding it costs more AUC than hiding all else, as the label's"
-                " rule demands."
+                "The centre matters most: hiding it costs more AUC than hiding all else, as the label's rule demands."
             )
         else:
             found.append(

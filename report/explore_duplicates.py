@@ -134,9 +134,7 @@ def section(found: Duplicates) -> Section:
         ),
     ):
         if chosen:
-            blocks.append(
-                _gallery(name, [row for group in chosen[:_SHOWN] for row in group[:2]], every, caption)
-            )
+            blocks.append(_gallery(name, [row for group in chosen[:_SHOWN] for row in group[:2]], every, caption))
     if len(near.pairs):
         rows = [
             [
@@ -181,7 +179,5 @@ def _table_of_groups(groups: list[np.ndarray], every: Everything) -> Table:
 
 
 def _gallery(name: str, rows: Sequence[int], every: Everything, caption: str) -> Gallery:
-    captions = [
-        every.split_name(row) + (f", label {every.label(row)}" if every.label(row) else "") for row in rows
-    ]
+    captions = [every.split_name(row) + (f", label {every.label(row)}" if every.label(row) else "") for row in rows]
     return Gallery(name, every.pixels(rows), every.ids[list(rows)].tolist(), captions, caption)

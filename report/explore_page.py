@@ -74,9 +74,7 @@ def facts(splits: Sequence[SplitData]) -> dict[str, Any]:
 
 def ids_matching(ids: np.ndarray, sha1: np.ndarray) -> int:
     """How many ids are the SHA-1 of their pixels."""
-    return sum(
-        sha1_hex(digest) == identifier for identifier, digest in zip(ids.tolist(), sha1.tolist(), strict=True)
-    )
+    return sum(sha1_hex(digest) == identifier for identifier, digest in zip(ids.tolist(), sha1.tolist(), strict=True))
 
 
 def _overview(splits: Sequence[SplitData], notes: Sequence[str]) -> Section:
@@ -104,9 +102,7 @@ def _overview(splits: Sequence[SplitData], notes: Sequence[str]) -> Section:
                 " these patches may be damaged. Download them again."
             )
         else:
-            points.append(
-                f"{table.split}: the ids are no SHA-1 checksums of the pixels, so they cannot prove them."
-            )
+            points.append(f"{table.split}: the ids are no SHA-1 checksums of the pixels, so they cannot prove them.")
         if table.unlisted:
             points.append(f"{table.split}: {table.unlisted:,} image files that no table names were left out.")
     blocks: list[Block] = [
@@ -130,8 +126,7 @@ def _overview(splits: Sequence[SplitData], notes: Sequence[str]) -> Section:
             Picture(
                 "labels",
                 figure,
-                "A patch is positive if its central square, a third of its side,"
-                " holds at least one tumour pixel.",
+                "A patch is positive if its central square, a third of its side, holds at least one tumour pixel.",
             )
         )
     else:
@@ -152,9 +147,7 @@ def _samples(splits: Sequence[SplitData]) -> Section:
             chosen = np.sort(rng.choice(rows, min(SAMPLES_A_CLASS, len(rows)), replace=False))
             if len(chosen):
                 ids = split.table.ids[chosen].tolist()
-                title = (
-                    f"{split.table.split}, {name}" if split.table.labels is not None else split.table.split
-                )
+                title = f"{split.table.split}, {name}" if split.table.labels is not None else split.table.split
                 key = f"samples_{split.table.split}" + (f"_{name}" if split.table.labels is not None else "")
                 blocks.append(Gallery(key, split.pixels(chosen), ids, [""] * len(ids), title))
     return Section("Sample patches", blocks)

@@ -95,8 +95,7 @@ def mean_images(splits: Sequence[SplitData]) -> Section:
         charts.title_picture(axes[-1], "positive - negative")
         figure.colorbar(shown, ax=axes[-1], shrink=0.7, label="levels of 255")
     caption = (
-        "The mean patch of each class. A spot in the middle of the difference would be the label's rule at"
-        " work."
+        "The mean patch of each class. A spot in the middle of the difference would be the label's rule at work."
         if labelled
         else "The mean patch."
     )
@@ -112,12 +111,8 @@ def features(splits: Sequence[SplitData]) -> Section:
         blocks.append(Picture("features_by_class", _feature_figure(series), "One value a patch, by class."))
     if len(splits) == 2:
         colours = (style.TRAINING, style.TEST)
-        series = {
-            s.table.split: (np.arange(len(s.table)), c, s) for s, c in zip(splits, colours, strict=True)
-        }
-        blocks.append(
-            Picture("features_train_test", _feature_figure(series), "One value a patch, train and test.")
-        )
+        series = {s.table.split: (np.arange(len(s.table)), c, s) for s, c in zip(splits, colours, strict=True)}
+        blocks.append(Picture("features_train_test", _feature_figure(series), "One value a patch, train and test."))
         rows, notable = [], []
         for name, (title, _) in FEATURES.items():
             train, test = (feature(split, name) for split in splits)
@@ -157,8 +152,7 @@ def _feature_figure(series: dict[str, tuple[np.ndarray, str, SplitData]]) -> Fig
     figure, axes = style.new_figure(2, 2, panel=(4.6, 2.8))
     for ax, (name_of_feature, (title, unit)) in zip(axes, FEATURES.items(), strict=True):
         values = {
-            name: (feature(split, name_of_feature)[rows], colour)
-            for name, (rows, colour, split) in series.items()
+            name: (feature(split, name_of_feature)[rows], colour) for name, (rows, colour, split) in series.items()
         }
         everything = np.concatenate([found for found, _ in values.values()])
         low, high = np.quantile(everything, [0.001, 0.999]) if len(everything) else (0, 1)
@@ -238,11 +232,7 @@ def slides(splits: Sequence[SplitData]) -> Section:
             np.array(means),
         )
         rows.sort(key=lambda row: -int(row[1].replace(",", "")))
-        more = (
-            f" The {_SHOWN_SLIDES} largest of {len(rows)}; all are in tables/."
-            if len(rows) > _SHOWN_SLIDES
-            else ""
-        )
+        more = f" The {_SHOWN_SLIDES} largest of {len(rows)}; all are in tables/." if len(rows) > _SHOWN_SLIDES else ""
         blocks += [
             Picture(
                 f"slides_{split.table.split}",

@@ -32,9 +32,7 @@ class Network:
     def normalise(self, patches_u8: np.ndarray) -> torch.Tensor:
         """[B, H, W, 3] uint8 -> [B, 3, H, W] float32 on the device, channels-last."""
         x = torch.from_numpy(patches_u8).to(self.device).float() / 255
-        mean, std = (
-            torch.tensor(v, device=self.device) for v in (self.normalisation.mean, self.normalisation.std)
-        )
+        mean, std = (torch.tensor(v, device=self.device) for v in (self.normalisation.mean, self.normalisation.std))
         return ((x - mean) / std).permute(0, 3, 1, 2)
 
 

@@ -1,6 +1,4 @@
-"""Pages that open anywhere: one self-contained HTML file, and the same pictures, tables and figures as
-files.
-"""
+"""Pages that open anywhere: one self-contained HTML file, and its pictures, tables and figures as files."""
 
 import base64
 import io
@@ -259,7 +257,5 @@ def _place(folder: Path, part: str, name: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"{path.parent}: cannot be made: {error.strerror or error}; choose another folder"
-        ) from error
+        raise UserError(f"{path.parent}: cannot be made: {error.strerror or error}; choose another folder") from error
     return path

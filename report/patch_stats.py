@@ -109,9 +109,7 @@ def measure_patches(
         "thumbnail": np.empty((count, THUMBNAIL, THUMBNAIL, 3), np.uint8),
     }
     chunks = iterate_pixels(source, np.arange(count), threads=threads, chunk=CHUNK)
-    with tqdm(
-        total=count, desc=name, unit="patch", leave=False, disable=not (progress and sys.stderr.isatty())
-    ) as bar:
+    with tqdm(total=count, desc=name, unit="patch", leave=False, disable=not (progress and sys.stderr.isatty())) as bar:
         for rows, (sums, values) in _in_threads(chunks, of_row, groups, threads):
             histogram += sums[0]
             image_sum += sums[1]
@@ -179,9 +177,9 @@ def measure_chunk(
 def mean_stains(planes_u8: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean haematoxylin and eosin [k] of patches [3, k, P] uint8.
 
-    The same as the mean of ``skimage.color.rgb2hed`` over the pixels (Ruifrok and Johnston, "Quantification
-    of
-    histochemical staining by color deconvolution", 2001), in float32 and with a table of logarithms.
+    The same as the mean of ``skimage.color.rgb2hed`` over the pixels (Ruifrok and Johnston,
+    "Quantification of histochemical staining by color deconvolution", 2001), in float32 and with a table of
+    logarithms.
     """
     densities = density_table()[planes_u8]
     unmix = unmixing_matrix()

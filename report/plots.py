@@ -54,9 +54,7 @@ def basic_figures(run: RunFiles) -> Iterator[tuple[str, Figure]]:
     if validation is not None:
         if validation.both_classes:
             figure, (ax,) = style.new_figure(panel=PANEL_SQUARE)
-            charts.draw_roc(
-                ax, {"validation": (validation.labels, validation.probabilities, style.VALIDATION)}
-            )
+            charts.draw_roc(ax, {"validation": (validation.labels, validation.probabilities, style.VALIDATION)})
             yield "roc", figure
         figure, (ax,) = style.new_figure(panel=PANEL_SQUARE)
         matrix = confusion_matrix(validation.labels, validation.probabilities >= 0.5, labels=[0, 1])

@@ -78,12 +78,7 @@ class RunFiles:
         sections = self.config.get("settings")
         if not isinstance(sections, dict):
             return {}
-        return {
-            name: value
-            for part in sections.values()
-            if isinstance(part, dict)
-            for name, value in part.items()
-        }
+        return {name: value for part in sections.values() if isinstance(part, dict) for name, value in part.items()}
 
     @property
     def weights(self) -> Path:
@@ -140,9 +135,7 @@ def read_metrics(path: Path) -> pd.DataFrame:
         raise ValueError(f"expected the column {lacking[0]}, found {', '.join(map(str, table.columns))}")
     table = table[list(METRIC_COLUMNS)].apply(pd.to_numeric, errors="coerce").astype(float)
     if table["epoch"].isna().any():
-        raise ValueError(
-            f"line {int(np.flatnonzero(table['epoch'].isna())[0]) + 2}: expected a number of an epoch"
-        )
+        raise ValueError(f"line {int(np.flatnonzero(table['epoch'].isna())[0]) + 2}: expected a number of an epoch")
     return table
 
 
@@ -150,9 +143,7 @@ def read_validation(path: Path) -> Validation:
     """validation.csv. Raises ValueError if it is not of that form."""
     table = pd.read_csv(path, dtype={"id": str}, keep_default_na=False)
     if list(table.columns) != ["id", "label", "probability"]:
-        raise ValueError(
-            f"expected the columns id,label,probability, found {', '.join(map(str, table.columns))}"
-        )
+        raise ValueError(f"expected the columns id,label,probability, found {', '.join(map(str, table.columns))}")
     if table.empty:
         raise ValueError("expected at least one row, found none")
     labels = pd.to_numeric(table["label"], errors="coerce")

@@ -69,6 +69,7 @@ def sections(
     """Sections on mistakes, attribution and views; each with a line on what cannot be shown."""
     try:
         found = Patches(run, validation, data_dir)
+        listed = [Section("Most confident mistakes", _mistakes(validation, found))]
     except UserError as error:
         return [
             Section(
@@ -76,26 +77,23 @@ def sections(
                 [Note(f"The patches cannot be shown: {error}"), *_table_of_mistakes(validation)],
             )
         ]
-    listed = [Section("Most confident mistakes", _mistakes(validation, found))]
     try:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = load_network(run.weights, device)
         check_source_size(found.source, network.patch_size)
+        chosen = _sample(validation, patches or (GPU_PATCHES if device.type == "cuda" else CPU_PATCHES))
+        pixels, labels = found.pixels(chosen), validation.labels[chosen]
     except UserError as error:
         return [
             *listed,
             Section("What the network looks at", [Note(f"The network cannot be asked: {error}")]),
         ]
-    chosen = _sample(validation, patches or (GPU_PATCHES if device.type == "cuda" else CPU_PATCHES))
-    pixels, labels = found.pixels(chosen), validation.labels[chosen]
     views = view_logits(network, pixels)
     return [
         *listed,
         Section(
             "What the network looks at",
-            _attribution(
-                network, validation, chosen=chosen, pixels=pixels, labels=labels, views=views, facts=facts
-            ),
+            _attribution(network, validation, chosen=chosen, pixels=pixels, labels=labels, views=views, facts=facts),
         ),
         Section("Test-time augmentation", _views(views, labels, facts)),
     ]
@@ -130,9 +128,7 @@ def _mistakes(validation: Validation, found: Patches) -> list[Block]:
         places = worst_mistakes(validation, label)
         if len(places):
             captions = [f"p = {validation.probabilities[place]:.3f}, label {label}" for place in places]
-            blocks.append(
-                Gallery(name, list(found.pixels(places)), validation.ids[places].tolist(), captions, caption)
-            )
+            blocks.append(Gallery(name, list(found.pixels(places)), validation.ids[places].tolist(), captions, caption))
         else:
             blocks.append(Note(f"No patch labelled {label} is on the wrong side of 0.5."))
     return [
@@ -174,8 +170,7 @@ def _attribution(
     area = (rows.stop - rows.start) * (columns.stop - columns.start) / (pixels.shape[1] * pixels.shape[2])
     shown = np.concatenate([np.flatnonzero(labels[few] == label)[: CAMS // 2] for label in (0, 1)])
     titles = [
-        f"p {validation.probabilities[chosen[few[i]]]:.2f}, label {labels[few[i]]}\ncentre"
-        f" {share(energy[i], 0)}"
+        f"p {validation.probabilities[chosen[few[i]]]:.2f}, label {labels[few[i]]}\ncentre {share(energy[i], 0)}"
         for i in shown
     ]
     ids = ", ".join(validation.ids[chosen[few[shown]]].tolist())
@@ -185,8 +180,7 @@ def _attribution(
         Picture(
             "grad_cam",
             cam_figure(pixels[few[shown]], cams[shown], titles),
-            "Grad-CAM: what spoke for the predicted class, in yellow; the square is the centre. Patches:"
-            f" {ids}",
+            f"Grad-CAM: what spoke for the predicted class, in yellow; the square is the centre. Patches: {ids}",
         ),
         Text(
             f"On average {share(mean_energy)} of the energy lies inside the central square (over"

@@ -44,9 +44,7 @@ def run_page(
     ]
     calibrated: CalibrationResult | str = "There is no validation.csv: nothing to calibrate."
     if validation is None:
-        sections.append(
-            Section("Performance", [Note("There are no predictions on validation patches to score.")])
-        )
+        sections.append(Section("Performance", [Note("There are no predictions on validation patches to score.")]))
     else:
         # Patches without a slide are drawn one by one in the bootstrap, like a slide of one patch.
         units = None if slides is None else np.where(slides == UNKNOWN, validation.ids, slides)
@@ -137,9 +135,7 @@ def _trained(run: RunFiles, facts: dict[str, Any]) -> list[Block]:
     blocks: list[Block] = [Table("run", ("", "value"), [(k, v) for k, v in rows if v is not None])]
     if settings:
         listed = [(name, str(value)) for name, value in settings.items()]
-        blocks.append(
-            Table("settings", ("setting", "value"), listed, f"All {len(listed)} settings", folded=True)
-        )
+        blocks.append(Table("settings", ("setting", "value"), listed, f"All {len(listed)} settings", folded=True))
     blocks += [Note(line) for line in run.missing]
     facts |= {
         "epochs": len(run.metrics),
@@ -213,10 +209,7 @@ def _throughput(run: RunFiles, facts: dict[str, Any]) -> list[Block]:
     first = " The first epoch, which warms up, is left out." if len(run.metrics) > 1 else ""
     return [
         Picture("throughput", figure),
-        Text(
-            f"{rate:,.0f} images/s (median epoch), {wait:.1%} of the training time spent waiting for"
-            f" data.{first}"
-        ),
+        Text(f"{rate:,.0f} images/s (median epoch), {wait:.1%} of the training time spent waiting for data.{first}"),
     ]
 
 
@@ -226,8 +219,7 @@ def _limits(run: RunFiles) -> list[str]:
         "Scores are of patches like those it was trained on: another hospital, scanner, stain or organ can"
         " differ"
         " much. Measure there before relying on anything.",
-        "A patch is labelled by its central third alone; a negative label does not mean that no tumour is"
-        " near.",
+        "A patch is labelled by its central third alone; a negative label does not mean that no tumour is near.",
     ]
     if not run.settings.get("groups"):
         limits.append(
@@ -236,19 +228,11 @@ def _limits(run: RunFiles) -> list[str]:
             " on this page. Known networks went from 0.99 on such a split to 0.94 on unseen slides."
         )
     if run.synthetic:
-        limits.append(
-            "The data is SYNTHETIC: the scores say that the program works, and nothing about tissue."
-        )
+        limits.append("The data is SYNTHETIC: the scores say that the program works, and nothing about tissue.")
     return limits
 
 
 def _duration(seconds: float) -> str:
     whole = round(float(seconds))
     hours, minutes = divmod(whole // 60, 60)
-    return (
-        f"{whole} s"
-        if whole < 60
-        else f"{minutes}:{whole % 60:02} min"
-        if not hours
-        else f"{hours}:{minutes:02} h"
-    )
+    return f"{whole} s" if whole < 60 else f"{minutes}:{whole % 60:02} min" if not hours else f"{hours}:{minutes:02} h"

@@ -51,9 +51,7 @@ def performance(validation: Validation, units: np.ndarray | None, facts: dict[st
         )
     ]
     if not validation.both_classes:
-        blocks.append(
-            Note(f"Validation holds patches labelled {labels[0]} alone: no ROC curve, AUC or precision.")
-        )
+        blocks.append(Note(f"Validation holds patches labelled {labels[0]} alone: no ROC curve, AUC or precision."))
         return blocks
     figure, (left, right) = style.new_figure(2, panel=PANEL_SQUARE)
     charts.draw_roc(left, {"validation": (labels, p, style.VALIDATION)})
@@ -86,10 +84,7 @@ def decisions(validation: Validation, facts: dict[str, Any]) -> list[Block]:
             decision.matrix,
             title=f"{decision.name}: p ≥ {decision.threshold:.3f}" if decision.name != "0.5" else "p ≥ 0.5",
         )
-    rows = [
-        (d.name, number(d.threshold), share(d.sensitivity), share(d.specificity), share(d.accuracy))
-        for d in found
-    ]
+    rows = [(d.name, number(d.threshold), share(d.sensitivity), share(d.specificity), share(d.accuracy)) for d in found]
     blocks: list[Block] = [
         Picture(
             "confusions",
@@ -107,10 +102,7 @@ def decisions(validation: Validation, facts: dict[str, Any]) -> list[Block]:
         facts["operating_points"] = points
         blocks.append(Points([f"{name}: {value:.1%}" for name, value in points.items()]))
         blocks.append(
-            Text(
-                "These thresholds were chosen on the very patches they are shown on: expect a little less"
-                " elsewhere."
-            )
+            Text("These thresholds were chosen on the very patches they are shown on: expect a little less elsewhere.")
         )
     return blocks
 
@@ -175,9 +167,7 @@ def slide_table(validation: Validation, slides: np.ndarray | None, facts: dict[s
         for row in found
     ]
     more = (
-        f"The {_SHOWN_SLIDES} worst of {len(rows)}; all are in tables/slides.csv. "
-        if len(rows) > _SHOWN_SLIDES
-        else ""
+        f"The {_SHOWN_SLIDES} worst of {len(rows)}; all are in tables/slides.csv. " if len(rows) > _SHOWN_SLIDES else ""
     )
     return [
         Table(

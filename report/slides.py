@@ -30,16 +30,10 @@ def read_slides(path: str | Path, ids: np.ndarray) -> tuple[np.ndarray, str | No
     except ValueError as error:
         raise UserError(f"{path}: expected a CSV file with the header id,wsi, found: {error}") from error
     if not {"id", "wsi"} <= set(table.columns):
-        raise UserError(
-            f"{path}: expected the columns id and wsi, found {', '.join(map(str, table.columns))}"
-        )
+        raise UserError(f"{path}: expected the columns id and wsi, found {', '.join(map(str, table.columns))}")
     slides = table.drop_duplicates("id").set_index("id")["wsi"].reindex(ids).fillna(UNKNOWN).to_numpy(str)
     lacking = int((slides == UNKNOWN).sum())
     if lacking == len(ids):
-        raise UserError(
-            f"{path}: expected slides of these patches, found none of their ids, such as {ids[0]}"
-        )
-    note = (
-        f"{Path(path).name} names no slide for {lacking:,} of {len(ids):,} patches; they are left out here."
-    )
+        raise UserError(f"{path}: expected slides of these patches, found none of their ids, such as {ids[0]}")
+    note = f"{Path(path).name} names no slide for {lacking:,} of {len(ids):,} patches; they are left out here."
     return slides, note if lacking else None

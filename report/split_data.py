@@ -36,7 +36,4 @@ class SplitData:
         """(name, colour, rows) of each class, or of the whole split without labels."""
         if self.table.labels is None:
             return [(self.table.split, style.TEST, np.arange(len(self.table)))]
-        return [
-            (style.CLASS_NAMES[c], style.CLASS_COLOURS[c], np.flatnonzero(self.table.labels == c))
-            for c in (0, 1)
-        ]
+        return [(style.CLASS_NAMES[c], style.CLASS_COLOURS[c], np.flatnonzero(self.table.labels == c)) for c in (0, 1)]

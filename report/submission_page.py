@@ -53,9 +53,7 @@ def submission_page(
     sections = [Section("Predictions", _predictions(p, hard, runs, facts))]
     if dataset is None:
         sections.append(
-            Section(
-                "Patches", [Note("No --data-dir was given: the patches cannot be shown."), *_tables(ids, p)]
-            )
+            Section("Patches", [Note("No --data-dir was given: the patches cannot be shown."), *_tables(ids, p)])
         )
     else:
         sections.append(Section("Patches", _patches(ids, p, hard, dataset.require_test(), cache_dir)))
@@ -78,9 +76,7 @@ def read_submission(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: expected a CSV file with the header id,label, found: {error}") from error
     if list(table.columns) != ["id", "label"] or table.empty:
         found = ",".join(map(str, table.columns)) if len(table.columns) else "nothing"
-        raise UserError(
-            f"{path}: expected the header id,label and rows below it, found {found} and {len(table)} rows"
-        )
+        raise UserError(f"{path}: expected the header id,label and rows below it, found {found} and {len(table)} rows")
     values = pd.to_numeric(table["label"], errors="coerce")
     bad = ~values.between(0, 1)
     if bad.any():
@@ -129,9 +125,7 @@ def _predictions(p: np.ndarray, hard: bool, runs: Sequence[Any], facts: dict[str
     blocks.insert(0, Picture("distribution", figure))
     blocks.insert(1, Table("predictions", ("", "patches", "mean", "p ≥ 0.5", "labelled positive"), rows))
     if hard:
-        blocks.append(
-            Note("All predictions are 0 or 1: Kaggle scores the ROC AUC, which probabilities serve better.")
-        )
+        blocks.append(Note("All predictions are 0 or 1: Kaggle scores the ROC AUC, which probabilities serve better."))
     if not runs:
         blocks.append(Note("No --run was given: there is no validation to hold this against."))
     elif len(rows) > 1:
@@ -177,9 +171,7 @@ def _patches(ids: np.ndarray, p: np.ndarray, hard: bool, table: PatchTable, cach
         )
     if len(table) > known.sum():
         blocks.append(
-            Note(
-                f"{len(table) - int(known.sum()):,} test patches have no prediction: Kaggle wants every one."
-            )
+            Note(f"{len(table) - int(known.sum()):,} test patches have no prediction: Kaggle wants every one.")
         )
     if hard:
         blocks.append(Note("Labels alone tell no certainty; these patches are the first of each label."))
@@ -189,12 +181,8 @@ def _patches(ids: np.ndarray, p: np.ndarray, hard: bool, table: PatchTable, cach
     source = open_source(table, InputSettings(), device="cpu", cache_dir=cache_dir, say=lambda line: None)
     for name, caption, rows in _selections(p):
         if len(rows):
-            wanted, back = np.unique(
-                [row_of[identifier] for identifier in ids[rows].tolist()], return_inverse=True
-            )
-            pixels = np.concatenate([patches for _, patches in iterate_pixels(source, wanted, threads=1)])[
-                back
-            ]
+            wanted, back = np.unique([row_of[identifier] for identifier in ids[rows].tolist()], return_inverse=True)
+            pixels = np.concatenate([patches for _, patches in iterate_pixels(source, wanted, threads=1)])[back]
             captions = [f"p = {p[row]:.3f}" for row in rows]
             blocks.append(Gallery(name, list(pixels), ids[rows].tolist(), captions, caption))
     return blocks

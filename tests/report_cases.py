@@ -16,8 +16,10 @@ HEADER = "epoch,train_loss,train_accuracy,val_loss,val_accuracy,val_auc,lr,image
 
 def write_metrics(folder: Path, epochs: int) -> None:
     """metrics.csv of a run that learns."""
-    rows = [f"{e},{0.7 / e},{1 - 0.3 / e},{0.5 / e + 0.1},{1 - 0.2 / e},{1 - 0.1 / e},0.001,800,0.1,10" for e in
-            range(1, epochs + 1)]  # fmt: skip
+    rows = [
+        f"{e},{0.7 / e},{1 - 0.3 / e},{0.5 / e + 0.1},{1 - 0.2 / e},{1 - 0.1 / e},0.001,800,0.1,10"
+        for e in range(1, epochs + 1)
+    ]
     (folder / "metrics.csv").write_text(HEADER + "\n".join(rows) + "\n")
 
 
@@ -41,8 +43,17 @@ def write_weights(path: Path, size: int) -> None:
     save_weights(path, create_model("patchnet", dropout=0.1), info)
 
 
-def write_run(folder: Path, data_dir: Path, *, epochs: int = 4, synthetic: bool = False, weights: bool = True,
-              groups: Path | None = None, lr: float = 0.001, seed: int = 0) -> Path:  # fmt: skip
+def write_run(
+    folder: Path,
+    data_dir: Path,
+    *,
+    epochs: int = 4,
+    synthetic: bool = False,
+    weights: bool = True,
+    groups: Path | None = None,
+    lr: float = 0.001,
+    seed: int = 0,
+) -> Path:
     """A whole run folder on the training patches of ``data_dir``, all of which validate."""
     table = open_dataset(data_dir).require_train()
     folder.mkdir(parents=True)
@@ -51,15 +62,28 @@ def write_run(folder: Path, data_dir: Path, *, epochs: int = 4, synthetic: bool 
     noise = rng.normal(size=len(table))
     write_validation(folder, table.ids, table.labels, 1 / (1 + np.exp(-(noise + 2 * (table.labels - 0.5)))))
     settings = {
-        "model": {"name": "patchnet", "dropout": 0.1}, "optim": {"epochs": 4, "lr": lr},
-        "data": {"data_dir": str(data_dir), "groups": None if groups is None else str(groups),
-                 "cache_dir": str(folder.parent / "cache")},
+        "model": {"name": "patchnet", "dropout": 0.1},
+        "optim": {"epochs": 4, "lr": lr},
+        "data": {
+            "data_dir": str(data_dir),
+            "groups": None if groups is None else str(groups),
+            "cache_dir": str(folder.parent / "cache"),
+        },
         "run": {"seed": seed, "out_dir": str(folder)},
-    }  # fmt: skip
-    config = {"schema": 1, "synthetic": synthetic, "patch_size": [32, 32], "train_patches": 800,
-              "train_positive_share": 0.4, "split": "800 training, 200 validation patches", "settings": settings}  # fmt: skip
+    }
+    config = {
+        "schema": 1,
+        "synthetic": synthetic,
+        "patch_size": [32, 32],
+        "train_patches": 800,
+        "train_positive_share": 0.4,
+        "split": "800 training, 200 validation patches",
+        "settings": settings,
+    }
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "environment.json").write_text(json.dumps({"device": "a CPU", "precision": "fp32", "command": "train.py"}))
+    (folder / "environment.json").write_text(
+        json.dumps({"device": "a CPU", "precision": "fp32", "command": "train.py"})
+    )
     (folder / "split.csv").write_text("id,part\n" + "".join(f"{i},validation\n" for i in table.ids))
     if weights:
         write_weights(folder / "best.safetensors", 32)

@@ -51,7 +51,9 @@ def test_statistics_equal_the_plain_ones(size: int, rng: np.random.Generator) ->
     stains = rgb2hed(patches)
     np.testing.assert_allclose(stats.haematoxylin, stains[..., 0].mean(axis=(1, 2)), atol=1e-6)
     np.testing.assert_allclose(stats.eosin, stains[..., 1].mean(axis=(1, 2)), atol=1e-6)
-    assert (stats.darkest == patches.min(axis=(1, 2, 3))).all() and (stats.brightest == patches.max(axis=(1, 2, 3))).all()
+    assert (stats.darkest == patches.min(axis=(1, 2, 3))).all() and (
+        stats.brightest == patches.max(axis=(1, 2, 3))
+    ).all()
     assert [sha1_hex(d) for d in stats.sha1.tolist()] == [hashlib.sha1(p).hexdigest() for p in patches]
     for label in (0, 1):
         np.testing.assert_allclose(stats.mean_images[label], patches[labels == label].mean(axis=0))

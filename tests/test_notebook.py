@@ -6,7 +6,15 @@ import nbformat
 from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "quickstart.ipynb"
-STORY = ("Loading", "Exploration", "Split", "Model and training", "Performance", "Predictions and submission", "Discussion")
+STORY = (
+    "Loading",
+    "Exploration",
+    "Split",
+    "Model and training",
+    "Performance",
+    "Predictions and submission",
+    "Discussion",
+)
 
 
 def test_notebook_runs_and_tells_the_story(tmp_path: Path) -> None:
@@ -18,7 +26,9 @@ def test_notebook_runs_and_tells_the_story(tmp_path: Path) -> None:
         f"\nDATA_DIR, WORK_DIR = Path({str(tmp_path / 'data')!r}), Path({str(tmp_path / 'work')!r})"
         "\nEPOCHS, PATCHES = 1, 320"
     )
-    NotebookClient(notebook, timeout=400, kernel_name="python3", resources={"metadata": {"path": NOTEBOOK.parent}}).execute()
+    NotebookClient(
+        notebook, timeout=400, kernel_name="python3", resources={"metadata": {"path": NOTEBOOK.parent}}
+    ).execute()
     shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in shown) == 8
     assert "SYNTHETIC" in "".join(output.get("text", "") for output in shown)

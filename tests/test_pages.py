@@ -29,7 +29,9 @@ def pages(kaggle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     other = write_run(work / "other", kaggle_folder, lr=0.01, seed=1, weights=False)
     (work / "empty").mkdir()
     lines = (kaggle_folder / "sample_submission.csv").read_text().splitlines()[1:]
-    (work / "s.csv").write_text("id,label\n" + "".join(f"{line.split(',')[0]},0.{n:02}\n" for n, line in enumerate(lines)))
+    (work / "s.csv").write_text(
+        "id,label\n" + "".join(f"{line.split(',')[0]},0.{n:02}\n" for n, line in enumerate(lines))
+    )
     cache = work / "cache"
     return {
         "explore": explore(ExploreSettings(kaggle_folder, work / "explore", cache_dir=cache)),
@@ -43,17 +45,37 @@ def pages(kaggle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
 def _open(page: Path, tmp_path: Path, width: int) -> tuple[str, str]:
     """The page's own document after loading, and what Chromium logged."""
     done = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0", "--dump-dom",
-         f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", page.as_uri()],
-        capture_output=True, text=True, timeout=180, check=False,
-    )  # fmt: skip
+        [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--enable-logging=stderr",
+            "--v=0",
+            "--dump-dom",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            f"--window-size={width},900",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
 
 
-@pytest.mark.parametrize(("kind", "pictures"), [
-    ("explore", 20), ("run", 15), ("empty", 0), ("comparison", 2), ("submission", 10),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "pictures"),
+    [
+        ("explore", 20),
+        ("run", 15),
+        ("empty", 0),
+        ("comparison", 2),
+        ("submission", 10),
+    ],
+)
 def test_page_in_chromium(pages: dict[str, Path], kind: str, pictures: int, tmp_path: Path) -> None:
     text = pages[kind].read_text()
     _, console = _open(pages[kind], tmp_path, 1200)

@@ -1,6 +1,7 @@
 """Predicting: what is averaged, what is written, and in which order."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from pipeline.errors import UserError
 from pipeline.files import write_csv
 from training.inference import TTA_VIEWS, batch_logits, dihedral_view, predict_logits
 from training.metrics import score
-from training.networks import not_trained_on
+from training.networks import not_trained_on, read_temperatures
 from training.run_folder import RunFolder
 
 
@@ -145,6 +146,27 @@ def test_threshold_writes_labels(data, runs, tmp_path):
     threshold = float(np.median(p))
     predict(runs[0], data_dir=data, out=tmp_path / "t.csv", threshold=threshold + 1e-6)
     assert column(tmp_path / "t.csv", "label") == ["1" if value > threshold else "0" for value in p]
+
+
+def test_calibrated_divides_each_runs_logits_by_its_temperature(data, runs, tmp_path, monkeypatch):
+    for run, temperature in zip(runs, (2.0, 0.5), strict=True):
+        monkeypatch.setattr("training.networks.CALIBRATION_FILE", f"{tmp_path}/{run.name}.json")
+        (tmp_path / f"{run.name}.json").write_text(json.dumps({"schema": 1, "temperature": temperature}))
+        predict(run, data_dir=data, cache_dir=tmp_path, out=tmp_path / "plain.csv")
+        predict(run, data_dir=data, cache_dir=tmp_path, out=tmp_path / "calibrated.csv", calibrated=True)
+        plain, calibrated = (
+            np.array(column(tmp_path / name, "label"), float) for name in ("plain.csv", "calibrated.csv")
+        )
+        logits = np.log(plain / (1 - plain))
+        np.testing.assert_allclose(calibrated, 1 / (1 + np.exp(-logits / temperature)), atol=1e-6)
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}", '{"temperature": -1}', '{"temperature": "hot"}', "[]"])
+def test_missing_or_damaged_calibration_is_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "calibration.json").write_text(content)
+    with pytest.raises(UserError, match="calibration.json"):
+        read_temperatures([tmp_path])
 
 
 def test_constant_submission_is_warned_about(data, runs, tmp_path, capsys):

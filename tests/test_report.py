@@ -36,9 +36,20 @@ def _page(run: Path, **settings: object) -> str:
 
 def test_full_run_shows_every_section(full_page: tuple[str, dict, Path], run: Path) -> None:
     html, facts, out = full_page
-    for title in ("What was trained", "Course of training", "Performance", "Decisions", "Calibration", "Slides",
-                  "Most confident mistakes", "What the network looks at", "Test-time augmentation", "Throughput",
-                  "Discussion", "Limits of use"):  # fmt: skip
+    for title in (
+        "What was trained",
+        "Course of training",
+        "Performance",
+        "Decisions",
+        "Calibration",
+        "Slides",
+        "Most confident mistakes",
+        "What the network looks at",
+        "Test-time augmentation",
+        "Throughput",
+        "Discussion",
+        "Limits of use",
+    ):
         assert f"<h2>{title}</h2>" in html
     assert "Not a medical device" in html and "SYNTHETIC" not in html
     assert facts["scores"]["auc"]["low"] < facts["scores"]["auc"]["value"] < facts["scores"]["auc"]["high"]
@@ -94,9 +105,12 @@ def test_single_class_in_validation(tmp_path: Path, kaggle_folder: Path) -> None
     assert not (folder / "plots" / "roc.png").exists()
 
 
-@pytest.mark.parametrize("name", ["config.json", "environment.json", "metrics.csv", "validation.csv", "split.csv",
-                                  "best.safetensors"])  # fmt: skip
-@pytest.mark.parametrize("content", [b"", b"\xff\x00,;", b"[1, 2]", b"id,label,probability\nx,3,nan\n", b"epoch\none\n"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "environment.json", "metrics.csv", "validation.csv", "split.csv", "best.safetensors"]
+)
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\x00,;", b"[1, 2]", b"id,label,probability\nx,3,nan\n", b"epoch\none\n"]
+)
 def test_damaged_files_are_named(tmp_path: Path, kaggle_folder: Path, name: str, content: bytes) -> None:
     write_metrics(tmp_path, 3)
     write_validation(tmp_path, np.array(["a", "b", "c", "d"]), np.array([0, 1, 0, 1]), np.array([0.1, 0.9, 0.4, 0.3]))
@@ -203,10 +217,16 @@ def test_submission_with_labels_gaps_or_no_data(tmp_path: Path, kaggle_folder: P
     assert "No --data-dir was given" in report(ReportSettings((path,))).read_text()
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("", "header"), ("id,label\n", "0 rows"), ("id,p\na,1\n", "header"), ("id,label\na,2\n", "line 2"),
-    ("id,label\na,0.5\nb,x\n", "line 3"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "header"),
+        ("id,label\n", "0 rows"),
+        ("id,p\na,1\n", "header"),
+        ("id,label\na,2\n", "line 2"),
+        ("id,label\na,0.5\nb,x\n", "line 3"),
+    ],
+)
 def test_bad_submissions_are_refused(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "s.csv").write_text(text)
     with pytest.raises(UserError, match=expected):
@@ -215,7 +235,7 @@ def test_bad_submissions_are_refused(tmp_path: Path, text: str, expected: str) -
 
 def test_command_line_says_what_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setattr("sys.argv", ["report", str(tmp_path / "nothing")])
     assert main() == 1
     assert "error: " in capsys.readouterr().err
@@ -230,8 +250,13 @@ def test_discussion_follows_the_facts() -> None:
     assert "Under-fitting" in says(epochs=5, best_epoch=5, best=row, last={**row, "train_accuracy": 0.7})
     assert "run its course" in says(epochs=9, best_epoch=5, best=row, last={**row, "epoch": 9.0})
     assert "cut short" in says(epochs=5, epochs_planned=9, best_epoch=5, best=row, last=row)
-    calibration = {"temperature": 2.0, "ece_before": 0.1, "ece_after": 0.02, "log_loss_before": 0.5,
-                   "log_loss_after": 0.4}  # fmt: skip
+    calibration = {
+        "temperature": 2.0,
+        "ece_before": 0.1,
+        "ece_after": 0.02,
+        "log_loss_before": 0.5,
+        "log_loss_after": 0.4,
+    }
     assert "overconfident" in says(calibration=calibration)
     assert "underconfident" in says(calibration={**calibration, "temperature": 0.6})
     assert "leave the probabilities" in says(calibration={**calibration, "log_loss_after": 0.6})

@@ -63,13 +63,17 @@ def test_thresholds_do_what_they_are_named_after() -> None:
     assert half.threshold == 0.5 and half.matrix.sum() == 3000
     assert half.accuracy == pytest.approx(np.mean((probabilities >= 0.5) == labels))
     assert sensitive.sensitivity >= 0.95
-    everything = [(probabilities[labels == 1] >= t).mean() + (probabilities[labels == 0] < t).mean() for t in probabilities]
+    everything = [
+        (probabilities[labels == 1] >= t).mean() + (probabilities[labels == 0] < t).mean() for t in probabilities
+    ]
     assert youden.sensitivity + youden.specificity == pytest.approx(max(everything))
     points = operating_points(labels, probabilities)
     assert points["specificity at 95 % sensitivity"] == pytest.approx(sensitive.specificity)
     negatives = np.sort(probabilities[labels == 0])
     at = negatives[int(np.ceil(0.95 * len(negatives)))]
-    assert points["sensitivity at 95 % specificity"] == pytest.approx((probabilities[labels == 1] > at).mean(), abs=0.01)
+    assert points["sensitivity at 95 % specificity"] == pytest.approx(
+        (probabilities[labels == 1] > at).mean(), abs=0.01
+    )
 
 
 def test_one_class_has_a_threshold_and_no_auc() -> None:

@@ -146,7 +146,7 @@ def test_stop_during_validation_resumes_at_the_validation(data, unbroken, tmp_pa
 def test_run_folder_is_complete(unbroken):
     names = {path.name for path in unbroken.path.iterdir()}
     assert names >= {"config.json", "environment.json", "split.csv", "metrics.csv", "last.pt", "best.safetensors",
-                     "validation.csv", "plots"}  # fmt: skip
+                     "validation.csv", "plots", "report.html"}  # fmt: skip
     config = json.loads(unbroken.config.read_text())
     assert config["synthetic"] is True and "SYNTHETIC" in config["note"]
     assert config["train_patches"] + config["validation_patches"] == PATCHES

@@ -10,9 +10,12 @@ from torch import nn
 
 from models import create_model
 from pipeline.errors import UserError
+from pipeline.files import read_json
 from pipeline.split import TRAIN
 from training.checkpoint import CheckpointError, WeightsInfo, load_weights
 from training.run_folder import RunFolder
+
+CALIBRATION_FILE = "calibration.json"
 
 
 def load_networks(runs: Sequence[Path], device: torch.device) -> tuple[list[nn.Module], list[WeightsInfo]]:
@@ -45,6 +48,29 @@ def load_networks(runs: Sequence[Path], device: torch.device) -> tuple[list[nn.M
                     " such runs cannot be averaged in one pass: predict with each alone"
                 )
     return networks, infos
+
+
+def read_temperatures(runs: Sequence[Path]) -> np.ndarray:
+    """Temperatures [R, 1] that ``python -m report RUN`` has fitted: calibrated logits are logits / temperature.
+
+    Raises:
+        UserError: a run has no calibration.json, or a damaged one.
+    """
+    temperatures = []
+    for run in runs:
+        path = run / CALIBRATION_FILE
+        if not path.exists():
+            raise UserError(f"{path}: expected the run's calibration, found nothing; make it: python -m report {run}")
+        content = read_json(path)
+        temperature = content.get("temperature") if isinstance(content, dict) else None
+        number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
+        if not number or not 0 < temperature < float("inf"):
+            raise UserError(
+                f"{path}: damaged: expected a positive temperature, found {temperature!r}; make it anew:"
+                f" python -m report {run}"
+            )
+        temperatures.append([float(temperature)])
+    return np.array(temperatures)
 
 
 def not_trained_on(runs: Sequence[Path], ids: np.ndarray) -> np.ndarray:
