@@ -8,7 +8,6 @@ from bench.peers import Peers
 from training.command import run_command
 
 
-
 def main() -> int:
     """Entry point; returns the exit status."""
     command = tyro.extras.subcommand_cli_from_dict({"peers": Peers}, prog="python -m bench", description=__doc__)

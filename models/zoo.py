@@ -27,9 +27,7 @@ class OneLogit(nn.Module):
         return self.body(x).squeeze(1).float()
 
 
-def create_zoo_model(
-    name: str, *, dropout: float, pretrained: bool = False, fine_stem: bool = False
-) -> OneLogit:
+def create_zoo_model(name: str, *, dropout: float, pretrained: bool = False, fine_stem: bool = False) -> OneLogit:
     """One of `ZOO_NAMES`, its 1,000-class head replaced by dropout and a single logit.
 
     These networks shrink their input 32 times: 96 x 96 pixels end as 3 x 3 positions, the middle one over

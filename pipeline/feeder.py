@@ -43,9 +43,7 @@ class Feeder:
         if not isinstance(source, TiffSource | ResidentSource):
             shape = (batch_size, source.height, source.width, CHANNELS)
             # One more than are read ahead: the batch last handed out is valid until the next one is asked for.
-            self._ring = [
-                torch.empty(shape, dtype=torch.uint8, pin_memory=pinned).numpy() for _ in range(prefetch + 1)
-            ]
+            self._ring = [torch.empty(shape, dtype=torch.uint8, pin_memory=pinned).numpy() for _ in range(prefetch + 1)]
         self._next_slot = 0
 
     def start(self, jobs: Iterable[Job]) -> None:

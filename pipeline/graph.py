@@ -161,7 +161,7 @@ def _graph(settings: GraphSettings, feed: _Feed, fields: list[str]):
 def _dihedral(patches, view):
     """One of the eight flips and quarter turns, exactly: flips, then a transpose for half of the patches."""
     patches = fn.flip(patches, horizontal=view[0], vertical=view[1])
-    if view[2]:
+    if view[2]:  # noqa: SIM108  (a conditional of the graph, not of Python)
         patches = fn.transpose(patches, perm=[1, 0, 2], transpose_layout=False)
     else:
         patches = patches  # noqa: PLW0127  (DALI's conditionals want both branches to assign)

@@ -1,5 +1,6 @@
 """Every image file of a split, proven before anything is trained on it: where its pixels lie, or what is wrong."""
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -115,10 +116,8 @@ def _check_row(store: object, row: int, checker: LayoutChecker) -> _Checked:
         size, mtime_ns = status.st_size, status.st_mtime_ns
         try:
             layout = None
-            try:
+            with contextlib.suppress(PrefixTooShort):
                 layout = checker.check(os.pread(descriptor, HEAD_BYTES, 0), size)
-            except PrefixTooShort:
-                pass
             if not isinstance(layout, StripLayout):
                 layout = check_image(read_all(descriptor, size), checker)
         except OSError as error:

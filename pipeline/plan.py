@@ -111,7 +111,8 @@ def draw_plan(
 ) -> EpochPlan:  # fmt: skip
     """Draw the epoch's plan for n samples of ``size`` (height, width).
 
-    Without ``shuffle`` the order is 0 .. n - 1; without ``norm`` nothing is normalised, and no colour changes. Parts that ``augment`` leaves off are empty arrays: the graph built from the same settings never asks for them.
+    Without ``shuffle`` the order is 0 .. n - 1; without ``norm`` nothing is normalised, and no colour changes.
+    Parts that ``augment`` leaves off are empty arrays: the graph built from the same settings never asks for them.
     """
     order = _generator(seed, epoch, _ORDER).permutation(n) if shuffle else np.arange(n)
     empty = np.empty((0, 3, 4), np.float32)

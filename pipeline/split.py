@@ -49,8 +49,7 @@ def make_split(
     if not folds and groups is not None:
         # Whole slides cannot be cut to a fraction: the nearest is one of k parts.
         n_splits = max(2, round(1 / val_fraction))
-        if n_splits > len(np.unique(groups)):
-            n_splits = len(np.unique(groups))
+        n_splits = min(n_splits, len(np.unique(groups)))
     try:
         if groups is not None:
             cutter = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
@@ -65,7 +64,8 @@ def make_split(
     _check_sides(labels, train, validation)
     by_slide = f"{len(np.unique(groups))} slides, none on both sides" if groups is not None else "stratified by label"
     which = f"fold {fold} of {folds}" if folds else f"{len(validation) / len(labels):.0%} for validation"
-    return Split(train, validation, f"{len(train):,} training, {len(validation):,} validation patches ({which}, {by_slide})")
+    sizes = f"{len(train):,} training, {len(validation):,} validation patches"
+    return Split(train, validation, f"{sizes} ({which}, {by_slide})")
 
 
 def _check(labels: np.ndarray, val_fraction: float, groups: np.ndarray | None, folds: int, fold: int) -> None:

@@ -142,9 +142,7 @@ class Archive:
         info = self.members[member]
         return self.read_at(member, info.header_offset, info.compress_size, info.file_size, info.CRC, limit)
 
-    def read_at(
-        self, member: str, offset: int, packed: int, size: int, crc: int, limit: int = MAX_FILE_BYTES
-    ) -> bytes:
+    def read_at(self, member: str, offset: int, packed: int, size: int, crc: int, limit: int = MAX_FILE_BYTES) -> bytes:
         """As ``read``, with what the central directory says of the member given."""
         where = f"{self.path}: {member}"
         if size > limit or packed > limit:

@@ -235,9 +235,7 @@ def _check_compression(header: Header) -> int:
     return compression
 
 
-def _read_chunks(
-    header: Header, height: int, width: int, compression: int
-) -> tuple[int | None, tuple[Chunk, ...]]:
+def _read_chunks(header: Header, height: int, width: int, compression: int) -> tuple[int | None, tuple[Chunk, ...]]:
     """The tiles' width, None for strips, and the strips or tiles, each proven to lie inside the file."""
     tile_tags = _TILE_TAGS & header.entries.keys()
     if tile_tags and _STRIP_TAGS & header.entries.keys():  # RowsPerStrip in a tiled file makes DALI fail

@@ -45,7 +45,8 @@ def verify_ids(source: PixelSource | TiffSource, ids: np.ndarray, *, threads: in
         UserError: lists the first of those that differ.
     """
     wrong: list[str] = []
-    with tqdm(total=len(ids), desc="verifying ids", unit="patch", leave=False, disable=None if progress else True) as bar:
+    hidden = None if progress else True  # None: hidden unless on a terminal
+    with tqdm(total=len(ids), desc="verifying ids", unit="patch", leave=False, disable=hidden) as bar:
         for rows, pixels in iterate_pixels(source, np.arange(len(ids)), threads=threads):
             for row, patch in zip(rows, pixels, strict=True):
                 found = hashlib.sha1(patch).hexdigest()

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests_support import write_kaggle_folder
 
 from pipeline.dataset import Dataset, open_dataset
-from tests_support import write_kaggle_folder
 
 torch.set_num_threads(2)
 

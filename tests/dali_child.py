@@ -27,9 +27,7 @@ class DaliDecoder:
             answer = self.connection.recv()
         except EOFError:
             self.process.join()
-            raise DecoderFailed(
-                f"DALI died on one of {len(files)} files: exit {self.process.exitcode}"
-            ) from None
+            raise DecoderFailed(f"DALI died on one of {len(files)} files: exit {self.process.exitcode}") from None
         if isinstance(answer, str):
             raise DecoderFailed(answer)
         return answer

@@ -133,9 +133,7 @@ def change_tag(rng, data, files):
     one, other = (int(start + 2 + 12 * i) for i in rng.integers(n_tags, size=2))
     match rng.integers(6):
         case 0:
-            tag = rng.choice(
-                [254, 255, 256, 257, 259, 266, 278, 284, 301, 317, 320, 322, 330, 338, 512, 32997, 34675]
-            )
+            tag = rng.choice([254, 255, 256, 257, 259, 266, 278, 284, 301, 317, 320, 322, 330, 338, 512, 32997, 34675])
             struct.pack_into(order + "H", data, one, tag)
         case 1:
             struct.pack_into(order + "H", data, one + 2, rng.integers(0, 20))

@@ -95,9 +95,7 @@ def test_killed_again_and_again_ends_with_the_same_weights(data, unbroken, tmp_p
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_signal_finishes_the_step_and_says_how_to_go_on(  # noqa: PLR0917 (fixtures)
-    data, unbroken, tmp_path, capfd, monkeypatch, signum
-):
+def test_signal_finishes_the_step_and_says_how_to_go_on(data, unbroken, tmp_path, capfd, monkeypatch, signum):
     out = RunFolder(tmp_path / "my run")
     record = LossMonitor.record
 

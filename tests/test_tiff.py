@@ -48,11 +48,7 @@ def kaggle_tiff(pixels: np.ndarray, date_time: bytes = b"2018:11:15 17:21:18") -
         (277, SHORT, 1, 3), (278, LONG, 1, height), (279, LONG, 1, pixels.nbytes), (284, SHORT, 1, 1),
         (305, ASCII, 12, 255), (306, ASCII, 20, 267), (339, SHORT, 1, 1),
     ]  # fmt: skip
-    head = (
-        b"II*\0"
-        + struct.pack("<IH", 8, len(entries))
-        + b"".join(struct.pack("<HHII", *entry) for entry in entries)
-    )
+    head = b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries)
     head += bytes(4) + struct.pack("<3H", 8, 8, 8) + b'{"shape": [96, 96, 3]}\0'
     head = head.ljust(255, b"\0") + b"tifffile.py\0" + date_time.ljust(20, b"\0")
     assert len(head) == KAGGLE_OFFSET
@@ -150,9 +146,7 @@ def test_checker_takes_headers_that_differ_in_text_from_its_memory(monkeypatch):
     patch = make_patch()
     checker = LayoutChecker()
     first = checker.check(kaggle_tiff(patch)[:512], KAGGLE_NBYTES)
-    monkeypatch.setattr(
-        "pipeline.tiff.read_structure", lambda *_: pytest.fail("a known header was parsed again")
-    )
+    monkeypatch.setattr("pipeline.tiff.read_structure", lambda *_: pytest.fail("a known header was parsed again"))
     assert checker.check(kaggle_tiff(patch, b"2019:01:01 00:00:00")[:512], KAGGLE_NBYTES) == first
 
 

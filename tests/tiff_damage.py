@@ -26,11 +26,7 @@ from tiff_maker import (
 
 def encoder_of(compression: int) -> Callable[[bytes], bytes]:
     """For PATCH: PackBits packs each of its rows by itself."""
-    return (
-        partial(packbits_encode, row_nbytes=PATCH[0].nbytes)
-        if compression == PACKBITS
-        else ENCODERS[compression]
-    )
+    return partial(packbits_encode, row_nbytes=PATCH[0].nbytes) if compression == PACKBITS else ENCODERS[compression]
 
 
 def damaged(compression: int, at: float, new: bytes = b"", *, remove: int = 0) -> bytes:
@@ -45,9 +41,7 @@ def damaged(compression: int, at: float, new: bytes = b"", *, remove: int = 0) -
 
 
 def duplicate(tag: int) -> Callable[[list[Entry]], list[Entry]]:
-    return lambda entries: sorted(
-        [*entries, *(entry for entry in entries if entry[0] == tag)], key=lambda e: e[0]
-    )
+    return lambda entries: sorted([*entries, *(entry for entry in entries if entry[0] == tag)], key=lambda e: e[0])
 
 
 def at_boundaries(data: bytes) -> dict[str, bytes]:
@@ -189,15 +183,9 @@ def broken_streams() -> list[Case]:
     ]
     for name, compression in (("LZW", LZW), ("Deflate", DEFLATE), ("PackBits", PACKBITS)):
         encode = encoder_of(compression)
-        shorter = make_tiff(
-            PATCH, compression=compression, encoder=lambda data, encode=encode: encode(data[:-1])
-        )
-        longer = make_tiff(
-            PATCH, compression=compression, encoder=lambda data, encode=encode: encode(data + b"\1")
-        )
-        padded = make_tiff(
-            PATCH, compression=compression, encoder=lambda data, encode=encode: encode(data) + b"\1" * 9
-        )
+        shorter = make_tiff(PATCH, compression=compression, encoder=lambda data, encode=encode: encode(data[:-1]))
+        longer = make_tiff(PATCH, compression=compression, encoder=lambda data, encode=encode: encode(data + b"\1"))
+        padded = make_tiff(PATCH, compression=compression, encoder=lambda data, encode=encode: encode(data) + b"\1" * 9)
         cases += [
             bad(f"{name} one byte short", shorter, "27647 bytes; expected exactly 27648"),
             bad(f"{name} one byte long", longer, "more than 27648"),

@@ -69,9 +69,7 @@ def lzw_encode(data: bytes, *, end: bool = True, clear_at: int = 4094) -> bytes:
 def packbits_encode(data: bytes, row_nbytes: int | None = None) -> bytes:
     """PackBits with runs, literals and a no-op; without ``row_nbytes`` as if all were one row."""
     if row_nbytes:
-        return b"".join(
-            packbits_encode(data[start : start + row_nbytes]) for start in range(0, len(data), row_nbytes)
-        )
+        return b"".join(packbits_encode(data[start : start + row_nbytes]) for start in range(0, len(data), row_nbytes))
     out, position = bytearray([128]), 0
     while position < len(data):
         run = 1
