@@ -66,7 +66,8 @@ class Peers:
         ]
         show(result)
         if self.out is not None:
-            settings = {name: str(v) if isinstance(v, Path) else v for name, v in asdict(self).items()}
+            # Of paths the last part alone: where a folder lies is nobody's business.
+            settings = {name: v.name if isinstance(v, Path) else v for name, v in asdict(self).items()}
             write_result(self.out, "peers", settings, result)
             print(f"written to {self.out}")
 
