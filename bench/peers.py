@@ -4,49 +4,43 @@ import io
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from bench.results import interleave, median_ratio, spread, write_result
-from pipeline.dataset import PatchTable, open_dataset
+from bench.common import BenchOptions, make_loader, open_kind, print_table
+from bench.results import interleave, median_ratio, spread
+from pipeline.dataset import PatchTable
 from pipeline.errors import UserError
 from pipeline.loader import Loader
-from pipeline.open import open_source
-from pipeline.settings import AUGMENTATIONS, InputSettings
+from pipeline.settings import InputSettings, usable_cores
 
 BASELINE = "DataLoader + Pillow"
 
 
 @dataclass(frozen=True)
-class Peers:
+class Peers(BenchOptions):
     """Compare the loader's sources with torch's DataLoader + Pillow, augmentation off."""
 
-    data_dir: Path
-    """Kaggle's folder of uncompressed TIFFs."""
-    out: Path | None = None
-    """Result file (JSON) to write."""
-    workers: int = 2
-    """Threads of the loader, and worker processes of the DataLoader."""
-    batch_size: int = 256
-    """Patches a batch."""
-    patches: int = 6000
-    """At most so many patches a round."""
     repeats: int = 7
     """Rounds; every way of loading takes its turn in each."""
-    cache_dir: Path = Path("cache")
-    """Where packed files lie."""
 
     def run(self) -> None:
-        table = open_dataset(self.data_dir).require_train()
-        rows = np.arange(min(self.patches, len(table)))
-        loaders = {kind: self._loader(table, rows, kind) for kind in ("tiff", "strip", "packed")}
+        """Measure, print and write. Raises UserError where the pixels differ."""
+        table, rows, device = self.open()
+        settings = InputSettings(workers=self.workers)
+        loaders = {
+            kind: make_loader(
+                open_kind(self, table, kind, device), rows, table.labels,
+                batch_size=self.batch_size, device=device, settings=settings,
+            )
+            for kind in ("tiff", "strip", "packed")
+        }  # fmt: skip
         peer = DataLoader(
-            PillowPatches(table, rows), self.batch_size, shuffle=True, num_workers=self.workers,
+            PillowPatches(table, rows), self.batch_size, shuffle=True, num_workers=self.workers or usable_cores(),
             persistent_workers=True,
         )  # fmt: skip
         sums = {kind: checksum(loader) for kind, loader in loaders.items()} | {BASELINE: checksum(peer)}
@@ -65,19 +59,7 @@ class Peers:
             for name in measures
         ]
         show(result)
-        if self.out is not None:
-            # Of paths the last part alone: where a folder lies is nobody's business.
-            settings = {name: v.name if isinstance(v, Path) else v for name, v in asdict(self).items()}
-            write_result(self.out, "peers", settings, result)
-            print(f"written to {self.out}")
-
-    def _loader(self, table: PatchTable, rows: np.ndarray, kind: str) -> Loader:
-        settings = InputSettings(source=kind, workers=self.workers)
-        source = open_source(table, settings, device="cpu", cache_dir=self.cache_dir)
-        return Loader(
-            source, rows, table.labels, batch_size=self.batch_size, device="cpu", augment=AUGMENTATIONS["none"],
-            normalisation=None, settings=settings, drop_last=False,
-        )  # fmt: skip
+        self.save("peers", result)
 
 
 class PillowPatches(Dataset):
@@ -120,6 +102,7 @@ def timed(batches: Iterable[Any]) -> Callable[[], float]:
 
 def show(rows: Iterable[dict[str, Any]]) -> None:
     """Print the result as a table."""
-    print(f"{'way of loading':22} {'images/s':>10} {'spread':>8} {'times':>7}")
-    for row in rows:
-        print(f"{row['name']:22} {row['median']:10,.0f} {row['spread']:8.0%} {row['times_baseline']:7.1f}")
+    print_table(
+        ["way of loading", "images/s", "spread", "times"],
+        [[r["name"], f"{r['median']:,.0f}", f"{r['spread']:.0%}", f"{r['times_baseline']:.1f}"] for r in rows],
+    )

@@ -30,7 +30,7 @@ def test_ratio_is_of_the_same_round() -> None:
 
 def test_peers_writes_every_repeat(kaggle_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "result.json"
-    Peers(kaggle_folder, out, workers=1, batch_size=64, repeats=2, cache_dir=tmp_path).run()
+    Peers(data_dir=kaggle_folder, out=out, device="cpu", workers=1, batch_size=64, repeats=2, cache_dir=tmp_path).run()
     result = json.loads(out.read_text())
     assert result["schema"] == 1 and result["settings"]["batch_size"] == 64 and result["environment"]["torch"]
     assert {row["name"] for row in result["rows"]} == {BASELINE, "tiff", "strip", "packed"}
@@ -42,4 +42,4 @@ def test_peers_refuses_to_compare_different_pixels(kaggle_folder: Path, tmp_path
     sums = iter(range(10))
     monkeypatch.setattr(peers, "checksum", lambda batches: next(sums))
     with pytest.raises(UserError, match="differ in their pixels"):
-        Peers(kaggle_folder, workers=1, repeats=2, cache_dir=tmp_path).run()
+        Peers(data_dir=kaggle_folder, device="cpu", workers=1, repeats=2, cache_dir=tmp_path).run()
