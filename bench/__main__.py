@@ -1,18 +1,38 @@
-"""python -m bench peers: the input path beside others, measured in one run."""
+"""python -m bench COMMAND: what the input path delivers, what bounds it, and how it is tuned."""
 
 import sys
+from collections.abc import Sequence
 
-import tyro
-
-from bench.peers import Peers
-from training.command import run_command
+from bench.commands import COMMANDS
 
 
-def main() -> int:
+def describe() -> str:
+    """The text of --help. It imports nothing, so that it is there at once."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name.ljust(width)}  {command.what}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [__doc__, "", "usage: python -m bench COMMAND --data-dir DIR_OR_ZIP [--out FILE.json]", "", *lines, "",
+         "python -m bench COMMAND --help lists a command's options."]
+    )  # fmt: skip
+
+
+def main(argv: Sequence[str]) -> int:
     """Entry point; returns the exit status."""
-    command = tyro.extras.subcommand_cli_from_dict({"peers": Peers}, prog="python -m bench", description=__doc__)
-    return run_command(command.run)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(describe())
+        return 0
+    name, *options = argv
+    if name not in COMMANDS:
+        print(f"error: command {name!r} is unknown; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    import tyro  # here, as torch and DALI below: --help answers without them
+
+    from training.command import run_command
+
+    command = COMMANDS[name]
+    settings = tyro.cli(command.load(), prog=f"python -m bench {name}", description=command.what, args=options)
+    return run_command(settings.run)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,6 @@
 """The loader beside torch's DataLoader with Pillow: same patches, batch, workers and page cache, in turns."""
 
 import io
-import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from bench.common import BenchOptions, make_loader, open_kind, print_table
-from bench.results import interleave, median_ratio, spread
+from bench.results import interleave, median_ratio, summary
 from pipeline.dataset import PatchTable
 from pipeline.errors import UserError
 from pipeline.loader import Loader
@@ -52,8 +51,7 @@ class Peers(BenchOptions):
             {
                 "name": name,
                 "images_per_s": figures[name],
-                "median": statistics.median(figures[name]),
-                "spread": spread(figures[name]),
+                **summary(figures[name]),
                 "times_baseline": median_ratio(figures[name], figures[BASELINE]),
             }
             for name in measures

@@ -1,0 +1,31 @@
+"""The bench's commands. Each is one line here; its module is imported when it is asked for, and not before."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of ``python -m bench``."""
+
+    module: str
+    """Where it is."""
+    settings: str
+    """Name of the dataclass of its options, whose ``run()`` does the work."""
+    what: str
+    """One line for --help."""
+    short: tuple[str, ...] | None = ()
+    """Options of its short version in `make bench`; None leaves it out there."""
+
+    def load(self) -> Any:
+        """The dataclass."""
+        return getattr(import_module(self.module), self.settings)
+
+
+# In the order in which `python -m bench all` runs them.
+COMMANDS: Mapping[str, Command] = {
+    "peers": Command("bench.peers", "Peers", "the sources beside other ways of loading", ("--repeats", "5")),
+    "all": Command("bench.all", "All", "every command above, each result into one folder", None),
+}
