@@ -14,7 +14,7 @@ class Decoder:
     def __init__(self, height: int, width: int, *, batch_size: int, threads: int) -> None:
         """DALI's graph is built with the first call of ``decode``."""
         self._settings = GraphSettings(
-            augment=AugmentSettings(), normalisation=None, encoded=True, resident=False, height=height, width=width,
+            augment=AugmentSettings(), normalisation=None, encoded=True, on_device=False, height=height, width=width,
             device_id=None, threads=threads, queue_depth=1, batch_size=batch_size,
         )  # fmt: skip
         self._pipeline = None

@@ -30,8 +30,8 @@ class GraphSettings:
     """None ends in the augmented uint8 pixels."""
     encoded: bool
     """Input is the bytes of image files rather than pixels."""
-    resident: bool
-    """Input already lies in GPU memory."""
+    on_device: bool
+    """Input already lies in GPU memory: patches, never the parameters."""
     height: int
     width: int
     device_id: int | None
@@ -65,7 +65,7 @@ def plan_rows(plan: EpochPlan, fields: list[str], samples: np.ndarray) -> list[n
     return [getattr(plan, field)[samples] for field in fields]
 
 
-def build_graph(settings: GraphSettings, next_batch: Callable[[], tuple[Any, ...]]) -> Pipeline:
+def build_graph(settings: GraphSettings, next_batch: Callable[[], tuple[Any, ...]], stream: Any = None) -> Pipeline:
     """Build the DALI pipeline.
 
     Args:
@@ -74,12 +74,14 @@ def build_graph(settings: GraphSettings, next_batch: Callable[[], tuple[Any, ...
             patches [B, H, W, 3] uint8, or a list of B uint8 byte arrays if ``settings.encoded``; labels [B, 1]
             float32; one array per name of ``plan_inputs``. Raises StopIteration at the end of an epoch. It may
             reuse its arrays once it is called again: DALI has copied them by then.
+        stream: the CUDA stream on which patches in GPU memory are ready, and may be overwritten; DALI copies them
+            there. None where they are not in GPU memory.
 
     Returns:
         A pipeline whose run() gives (x [B, H, W, 3], y [B, 1] float32): x uint8, float32 or float16.
     """
     fields = plan_inputs(settings.augment, settings.normalisation)
-    feed = _Feed(next_batch)
+    feed = _Feed(next_batch, stream)
     pipeline = _graph(
         settings,
         feed,
@@ -100,7 +102,8 @@ class _Feed:
     has raised StopIteration.
     """
 
-    def __init__(self, next_batch: Callable[[], tuple[Any, list[np.ndarray]]]) -> None:
+    def __init__(self, next_batch: Callable[[], tuple[Any, list[np.ndarray]]], stream: Any) -> None:
+        self.stream = stream
         self._next_batch = next_batch
         self._waiting: dict[int, Any] = {}
 
@@ -133,7 +136,8 @@ def _graph(settings: GraphSettings, feed: _Feed, fields: list[str]):
         dtype=types.UINT8,
         ndim=1 if settings.encoded else 3,
         layout="" if settings.encoded else "HWC",
-        device="gpu" if settings.resident else "cpu",
+        device="gpu" if settings.on_device else "cpu",
+        cuda_stream=feed.stream,
     )
     label, *parameters = fn.external_source(
         source=feed.parameters,
@@ -145,7 +149,7 @@ def _graph(settings: GraphSettings, feed: _Feed, fields: list[str]):
     on_gpu = settings.device_id is not None
     if settings.encoded:
         patches = fn.decoders.image(patches, device="mixed" if on_gpu else "cpu", output_type=types.RGB)
-    elif on_gpu and not settings.resident:
+    elif on_gpu and not settings.on_device:
         patches = patches.gpu()
     if "view" in drawn:
         patches = _dihedral(patches, drawn["view"])

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from pipeline.errors import UserError
 from pipeline.feeder import Feeder, Job
 from pipeline.graph import GraphSettings, build_graph, plan_inputs, plan_rows
-from pipeline.plan import EpochPlan, draw_plan
+from pipeline.plan import EpochPlan, PlanAhead, draw_plan
 from pipeline.settings import AugmentSettings, InputSettings, Normalisation
 from pipeline.sources import PixelSource, ResidentSource, TiffSource
 
@@ -97,7 +98,7 @@ class Loader:
             augment=augment,
             normalisation=normalisation,
             encoded=isinstance(source, TiffSource),
-            resident=isinstance(source, ResidentSource) and on_gpu,
+            on_device=on_gpu and not isinstance(source, TiffSource),
             height=source.height,
             width=source.width,
             device_id=(device.index or 0) if on_gpu else None,
@@ -109,7 +110,14 @@ class Loader:
         self._fields = plan_inputs(augment, normalisation)
         self._feeder = Feeder(
             source, batch_size=local_batch, threads=settings.threads, prefetch=settings.prefetch,
-            chunk=settings.read_chunk, pinned=on_gpu,
+            chunk=settings.read_chunk, device=device,
+        )  # fmt: skip
+        self._plans = PlanAhead(
+            partial(
+                draw_plan, len(rows), seed=seed, augment=augment, norm=normalisation,
+                size=(source.height, source.width), shuffle=shuffle,
+            ),
+            ahead=shuffle,
         )  # fmt: skip
         self._pipeline: Any = None
         self._plan: EpochPlan | None = None
@@ -119,7 +127,8 @@ class Loader:
 
     def __len__(self) -> int:
         """Batches of a whole epoch in this process."""
-        return len(self._batches(np.arange(len(self.rows))))
+        whole, rest = divmod(self.images_per_epoch, self.batch_size)
+        return whole + (rest > self._rank)  # of a smaller last batch the first processes get a patch each
 
     @property
     def images_per_epoch(self) -> int:
@@ -161,6 +170,7 @@ class Loader:
     def close(self) -> None:
         """End the threads and free the graph."""
         self._feeder.close()
+        self._plans.close()
         self._pipeline = None
 
     def _batches(self, order: np.ndarray) -> list[np.ndarray]:
@@ -175,11 +185,8 @@ class Loader:
 
     def _begin(self) -> None:
         if self._pipeline is None:
-            self._pipeline = build_graph(self._graph_settings, self._next_inputs)
-        self._plan = draw_plan(
-            len(self.rows), seed=self._seed, epoch=self._epoch, augment=self.augment,
-            norm=self.normalisation, size=(self.source.height, self.source.width), shuffle=self._shuffle,
-        )  # fmt: skip
+            self._pipeline = build_graph(self._graph_settings, self._next_inputs, self._feeder.stream)
+        self._plan = self._plans.take(self._epoch)
         batches = self._batches(self._plan.order)[self._next_batch :]
         self._in_flight.clear()
         self._ended = False
@@ -196,7 +203,9 @@ class Loader:
 
     def _run(self) -> Batch | None:
         try:
-            x_nhwc, y = self._pipeline.run()
+            # On a GPU the outputs belong to the stream that trains: nobody waits for them on the host, and DALI
+            # takes their memory back only behind what that stream was told to do with them.
+            x_nhwc, y = self._pipeline.run(self._consumer_stream())
         except StopIteration:
             self._pipeline.reset()
             self._ended = True
@@ -220,6 +229,9 @@ class Loader:
             self._ended = True
             while self._run() is not None:  # at most queue_depth batches that were in flight
                 pass
+
+    def _consumer_stream(self) -> torch.cuda.Stream | None:
+        return torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
 
     def _name_next(self) -> str:
         return self.source.name(int(self._in_flight[0].rows[0])) if self._in_flight else "an unknown file"

@@ -35,6 +35,9 @@ def orthogonalise(update: torch.Tensor) -> torch.Tensor:
 class Muon(torch.optim.Optimizer):
     """Muon with Nesterov momentum and decoupled weight decay. A convolution is a matrix of [out, in * h * w]."""
 
+    found_inf: torch.Tensor | None = None
+    """Float of 0 or 1 on the device; 1 makes the next step change nothing. The contract of torch's fused optimisers."""
+
     def __init__(self, params: Iterable[torch.nn.Parameter], *, lr: float, weight_decay: float) -> None:
         """Take parameters of two or more dimensions."""
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
@@ -49,9 +52,16 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[parameter]
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(parameter)
-                momentum = state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
-                update = parameter.grad.lerp(momentum, MOMENTUM).flatten(1)
+                grad, keep = parameter.grad, 1.0 - group["lr"] * group["weight_decay"]
+                if self.found_inf is not None:
+                    # Without asking the device, which would make the host wait: a skipped step keeps all as it is.
+                    grad = torch.where(self.found_inf > 0, state["momentum"], grad)
+                    keep = torch.where(self.found_inf > 0, 1.0, keep)
+                momentum = state["momentum"].lerp_(grad, 1 - MOMENTUM)
+                update = grad.lerp(momentum, MOMENTUM).flatten(1)
                 # Keeps the size of the layer's output independent of its shape.
                 scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(orthogonalise(update).view(parameter.shape), alpha=-group["lr"] * scale)
+                step = orthogonalise(update).view(parameter.shape)
+                if self.found_inf is not None:
+                    step = step * (1 - self.found_inf)
+                parameter.mul_(keep).add_(step, alpha=-group["lr"] * scale)

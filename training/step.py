@@ -152,8 +152,14 @@ class TrainStep:
         norm = nn.utils.get_total_norm(p.grad for p in self._parameters if p.grad is not None)
         if self.settings.grad_clip:
             nn.utils.clip_grads_with_norm_(self._parameters, self.settings.grad_clip, norm)
+        if self._scaler.is_enabled():
+            # Not scaler.step(): for Muon it would ask the device, and it judges each optimiser by its own gradients,
+            # while clipping spreads one not-a-number to all of them.
+            overflow = (~torch.isfinite(norm)).float()
+            for optimizer in self._optimizers:
+                optimizer.found_inf, optimizer.grad_scale = overflow, None
         for optimizer in self._optimizers:
-            self._scaler.step(optimizer)
+            optimizer.step()
         self._scaler.update()
         for optimizer, schedule in zip(self._optimizers, self._schedules, strict=True):
             optimizer.zero_grad(set_to_none=True)
