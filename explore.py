@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from pipeline.command import run_command
 from pipeline.dataset import Dataset, PatchTable, open_dataset
 from pipeline.errors import UserError
 from pipeline.layouts import check_image, scan_layouts
@@ -109,15 +110,7 @@ def missing(dataset: Dataset) -> list[str]:
 def main() -> int:
     """Entry point; returns the exit status."""
     settings = tyro.cli(ExploreSettings, prog="explore.py", description=__doc__.splitlines()[0])
-    try:
-        explore(settings)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ninterrupted; nothing half-made was left", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(lambda: explore(settings))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pipeline.errors import UserError
 from pipeline.files import write_csv
 from pipeline.loader import Loader
 from pipeline.open import open_source
-from pipeline.settings import AUGMENTATIONS
+from pipeline.settings import AUGMENTATIONS, Normalisation
 from pipeline.sources import check_source_size
 from pipeline.submission import write_submission
 from training.build import SYNTHETIC_NOTE, input_settings
@@ -87,7 +87,7 @@ def predict(settings: PredictSettings) -> None:
     check_source_size(source, infos[0].patch_size)
     loader = Loader(
         source, rows, None, batch_size=settings.batch_size, device=device, augment=AUGMENTATIONS["none"],
-        normalisation=infos[0].normalisation, settings=inputs, shuffle=False, drop_last=False,
+        normalisation=Normalisation(infos[0].mean, infos[0].std), settings=inputs, shuffle=False, drop_last=False,
     )  # fmt: skip
     start = time.perf_counter()
     with tqdm(total=len(rows), desc="predicting", unit="patch", leave=False, disable=not sys.stderr.isatty()) as bar:

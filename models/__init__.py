@@ -1,37 +1,6 @@
-"""Networks: x [B, 3, H, W] -> logits [B].  They know no data, and import only torch and torchvision."""
+"""Networks: x [B, 3, H, W] -> logits [B].  They know no data, and import only torch, torchvision and safetensors."""
 
-from __future__ import annotations
-
-from torch import nn
-
-from models.patchnet import PATCHNETS, PatchNet
-from models.zoo import ZOO_NAMES, PretrainedUnavailable, create_zoo_model
+from models.create import MODEL_NAMES, create_model
+from models.zoo import PretrainedUnavailable
 
 __all__ = ["MODEL_NAMES", "PretrainedUnavailable", "create_model"]
-
-MODEL_NAMES: tuple[str, ...] = (*PATCHNETS, *ZOO_NAMES)
-
-
-def create_model(name: str, *, dropout: float, pretrained: bool = False) -> nn.Module:
-    """The network called `name` (one of `MODEL_NAMES`), freshly initialised from torch's global generator.
-
-    Every one maps normalised patches x [B, 3, H, W], H and W at least 32, to logits [B] float32: the
-    probability of tumour is their sigmoid. They run in channels-last, under autocast and torch.compile.
-    All but `convnext_tiny` hold batch normalisation, which needs more than one value per channel: a training
-    batch of one may raise.
-
-    dropout: share of the head's inputs dropped in training, 0 <= dropout < 1.
-    pretrained: start from torchvision's weights; raises `PretrainedUnavailable` where they cannot be had.
-    Raises ValueError for an unknown name or an impossible dropout.
-    """
-    if name not in MODEL_NAMES:
-        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODEL_NAMES)}")
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"dropout is {dropout}; it must be at least 0 and below 1")
-    if name in ZOO_NAMES:
-        return create_zoo_model(name, dropout=dropout, pretrained=pretrained)
-    if pretrained:
-        raise PretrainedUnavailable(
-            f"{name} has no pretrained weights: it is trained from scratch, without --pretrained"
-        )
-    return PatchNet(PATCHNETS[name], dropout=dropout)

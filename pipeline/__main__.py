@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from pipeline.command import run_command
 from pipeline.dataset import PatchTable, open_dataset
 from pipeline.errors import UserError
 from pipeline.open import open_source
@@ -114,15 +115,7 @@ def _tables(data_dir: Path) -> list[PatchTable]:
 def main() -> int:
     """Entry point; returns the exit status."""
     command = tyro.cli(tyro.conf.OmitSubcommandPrefixes[Command], prog="python -m pipeline", description=__doc__)
-    try:
-        command.run()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ninterrupted; nothing half-made was left", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(command.run)
 
 
 if __name__ == "__main__":

@@ -89,12 +89,8 @@ def _check_sides(labels: np.ndarray, train: np.ndarray, validation: np.ndarray) 
             )
 
 
-def read_groups(path: str | Path, ids: np.ndarray) -> np.ndarray:
-    """Slides of the patches ``ids`` [N], from a CSV file with the header ``id,wsi``: [N] str.
-
-    Raises:
-        UserError: the file is not of that form, or lacks some ids.
-    """
+def read_slide_table(path: str | Path) -> pd.DataFrame:
+    """A CSV file id,wsi: columns id and wsi of str, as they stand. Raises UserError if it is not of that form."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except OSError as error:
@@ -103,6 +99,16 @@ def read_groups(path: str | Path, ids: np.ndarray) -> np.ndarray:
         raise UserError(f"{path}: expected a CSV file with the header id,wsi, found: {error}") from error
     if not {"id", "wsi"} <= set(table.columns):
         raise UserError(f"{path}: expected the columns id and wsi, found {', '.join(map(str, table.columns))}")
+    return table
+
+
+def read_groups(path: str | Path, ids: np.ndarray) -> np.ndarray:
+    """Slides of the patches ``ids`` [N], from a CSV file with the header ``id,wsi``: [N] str.
+
+    Raises:
+        UserError: the file is not of that form, or lacks some ids.
+    """
+    table = read_slide_table(path)
     repeated = table["id"].duplicated()
     if repeated.any():
         row = int(np.flatnonzero(repeated)[0])

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import tyro
 
+from pipeline.command import run_command
 from pipeline.errors import UserError
 from report.compare_page import compare_page
 from report.page import write_page
@@ -73,15 +74,7 @@ def write_other(settings: ReportSettings) -> Path:
 def main() -> int:
     """Entry point; returns the exit status."""
     settings = tyro.cli(ReportSettings, prog="python -m report", description=__doc__.splitlines()[0])
-    try:
-        report(settings)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\ninterrupted; nothing half-made was left", file=sys.stderr)
-        return 130
-    return 0
+    return run_command(lambda: report(settings))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,18 @@
 """A run's network, asked anew: test-time augmentation, masked patches, Grad-CAM."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import safetensors
 import torch
 from torch import nn
 
-from models import create_model
+from models import saved
+from models.views import TTA_VIEWS, dihedral_view
 from pipeline.errors import UserError
 from pipeline.settings import Normalisation
 from report.page import centre_of
 
-VIEWS = (1, 2, 4, 8)
 _BATCH = 64
 
 
@@ -43,31 +41,10 @@ def load_network(path: Path, device: torch.device) -> Network:
         UserError: the file is missing, damaged, or of a network that this program does not know.
     """
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            meta = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-        model = create_model(meta["model"], dropout=float(meta["dropout"]))
-        model.load_state_dict(weights)
-        normalisation = json.loads(meta["normalisation"])
-        height, width = json.loads(meta["patch_size"])
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: not there: no epoch of this run has ended") from error
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: damaged, or no weights of this program: {reason}") from error
-    return Network(
-        model.to(device, memory_format=torch.channels_last).eval(),
-        Normalisation(tuple(normalisation["mean"]), tuple(normalisation["std"])),
-        (height, width),
-        device,
-    )
-
-
-def dihedral_view(x: torch.Tensor, index: int) -> torch.Tensor:
-    """View ``index`` (0 to 7; 0 is x itself) of x [B, 3, H, W], in the order of predict.py's --tta."""
-    dims = [dim for dim, bit in ((3, 1), (2, 2)) if index & bit]
-    x = x.flip(dims) if dims else x
-    return x.transpose(2, 3) if index & 4 else x
+        model, info = saved.load_network(path, device)
+    except saved.WeightsError as error:
+        raise UserError(str(error)) from error
+    return Network(model, Normalisation(info.mean, info.std), info.patch_size, device)
 
 
 @torch.inference_mode()
@@ -76,7 +53,7 @@ def view_logits(network: Network, patches_u8: np.ndarray) -> np.ndarray:
     found = []
     for start in range(0, len(patches_u8), _BATCH):
         x = network.normalise(patches_u8[start : start + _BATCH])
-        views = [dihedral_view(x, i).contiguous(memory_format=torch.channels_last) for i in range(max(VIEWS))]
+        views = [dihedral_view(x, i) for i in range(max(TTA_VIEWS))]
         found.append(torch.stack([network.model(view).float() for view in views]).cpu().numpy())
     return np.concatenate(found, axis=1).astype(np.float64)
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from models.views import TTA_VIEWS
 from pipeline.dataset import open_dataset
 from pipeline.errors import UserError
 from pipeline.open import open_source
@@ -15,7 +16,7 @@ from pipeline.settings import InputSettings
 from pipeline.sources import check_source_size
 from pipeline.verify import iterate_pixels
 from report import charts, style
-from report.network import VIEWS, Network, centre_energy, grad_cam, load_network, masked_logits, view_logits
+from report.network import Network, centre_energy, grad_cam, load_network, masked_logits, view_logits
 from report.page import Block, Gallery, Note, Picture, Section, Table, Text, centre_of, number, share
 from report.run_files import RunFiles, Validation
 from report.scores import Scorer, auc_difference
@@ -223,7 +224,7 @@ def cam_figure(patches_u8: np.ndarray, cams: np.ndarray, titles: Sequence[str]) 
 def _views(logits: np.ndarray, labels: np.ndarray, facts: dict[str, Any]) -> list[Block]:
     if len(np.unique(labels)) < 2:
         return [Note("These patches have one label only: the gain of several views cannot be said.")]
-    found = {views: Scorer(labels, _sigmoid(logits[:views].mean(axis=0)))() for views in VIEWS}
+    found = {views: Scorer(labels, _sigmoid(logits[:views].mean(axis=0)))() for views in TTA_VIEWS}
     gain = auc_difference(labels, _sigmoid(logits[0]), _sigmoid(logits.mean(axis=0)))
     facts["tta"] = {str(views): scores for views, scores in found.items()}
     facts["tta_gain"] = vars(gain)

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from pipeline.errors import UserError
+from pipeline.split import read_slide_table
 
 UNKNOWN = ""
 """Slide of a patch that the file does not name."""
@@ -23,14 +23,7 @@ def read_slides(path: str | Path, ids: np.ndarray) -> tuple[np.ndarray, str | No
     Raises:
         UserError: the file cannot be read, is not of that form, or names none of these patches.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: expected a CSV file with the header id,wsi, found: {error}") from error
-    if not {"id", "wsi"} <= set(table.columns):
-        raise UserError(f"{path}: expected the columns id and wsi, found {', '.join(map(str, table.columns))}")
+    table = read_slide_table(path)
     slides = table.drop_duplicates("id").set_index("id")["wsi"].reindex(ids).fillna(UNKNOWN).to_numpy(str)
     lacking = int((slides == UNKNOWN).sum())
     if lacking == len(ids):

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tests_support import weights_info
 
 from models import create_model
 from pipeline.dataset import open_dataset
-from pipeline.settings import KAGGLE_NORMALISATION
-from training.checkpoint import WeightsInfo, save_weights
+from training.checkpoint import save_weights
 
 HEADER = "epoch,train_loss,train_accuracy,val_loss,val_accuracy,val_auc,lr,images_per_s,data_wait,seconds\n"
 
@@ -39,7 +39,7 @@ def predictions(count: int, seed: int = 0, sharpness: float = 2.0) -> tuple[np.n
 def write_weights(path: Path, size: int) -> None:
     """best.safetensors of a network that has learned nothing."""
     torch.manual_seed(0)
-    info = WeightsInfo("patchnet", 0.1, KAGGLE_NORMALISATION, (size, size), 1, 0.5, False)
+    info = weights_info("patchnet", 0.1, size)
     save_weights(path, create_model("patchnet", dropout=0.1), info)
 
 

@@ -16,15 +16,14 @@ from training_cases import (
     weights_of,
 )
 
+from models.saved import WeightsError, read_weights, weights_digest
 from pipeline import files
 from pipeline.errors import UserError
 from training.checkpoint import (
     CheckpointError,
     load_checkpoint,
-    load_weights,
     save_checkpoint,
     save_weights,
-    weights_digest,
 )
 from training.interrupt import Stopped, StopRequest
 from training.metrics import read_metrics
@@ -59,13 +58,13 @@ def test_damaged_files_are_refused_or_read_right_never_misread(tmp_path, kind):
         expected = {"schema": 1, **STATE}
     else:
         save_weights(path, TinyNet(), INFO)
-        expected = load_weights(path)[0]
+        expected = read_weights(path)[0]
     content, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
     for case in range(400):
         path.write_bytes(damaged(content, rng, case))
         try:
-            found = load_checkpoint(path, belongs_to={}) if kind == "last" else load_weights(path)[0]
-        except CheckpointError as error:
+            found = load_checkpoint(path, belongs_to={}) if kind == "last" else read_weights(path)[0]
+        except (CheckpointError, WeightsError) as error:
             refused += 1
             assert str(path) in str(error)
         else:
@@ -94,11 +93,11 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, monkeypatch):
 def test_weights_carry_what_predicting_needs(tmp_path):
     model = TinyNet().to(memory_format=torch.channels_last)
     save_weights(tmp_path / "best.safetensors", model, INFO)
-    weights, info = load_weights(tmp_path / "best.safetensors")
+    weights, info = read_weights(tmp_path / "best.safetensors")
     assert info == INFO
     assert weights_digest(weights) == weights_digest(model.state_dict())
-    with pytest.raises(CheckpointError, match="first epoch has ended"):
-        load_weights(tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match="first epoch has ended"):
+        read_weights(tmp_path / "other.safetensors")
 
 
 def test_disk_full_leaves_the_old_checkpoint(tmp_path, monkeypatch):

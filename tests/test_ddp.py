@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from training_cases import BATCHES, ONE_THREAD, ROOT, smoke_args, write_small_dataset
 
-from training.checkpoint import load_checkpoint, load_weights
+from models.saved import read_weights
+from training.checkpoint import load_checkpoint
 from training.metrics import read_metrics
 from training.run_folder import RunFolder
 
@@ -54,7 +55,7 @@ def test_train_py_under_torchrun(data, tmp_path):
     state = load_checkpoint(out.last, belongs_to={})
     assert state["progress"]["step"] == BATCHES and len(state["processes"]) == 2
     assert [row.epoch for row in read_metrics(out.metrics)] == [1]
-    assert load_weights(out.best)[1].epoch == 1
+    assert read_weights(out.best)[1].epoch == 1
     assert len(out.validation.read_text().splitlines()) == 1 + 48
     assert json.loads(out.environment.read_text())["processes"] == 2
     # One line of explanation, from process 0, and a failing status: the folder holds a run.

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import ast
+import pathlib
+import sys
+from dataclasses import replace
 from urllib.error import URLError
 
 import pytest
 import torch
+from tests_support import weights_info
 from torch import nn
 
 import models
 from models import MODEL_NAMES, PretrainedUnavailable, create_model
 from models.patchnet import CENTRE, PATCHNETS, PatchNet, PatchNetSettings, _middle
+from models.saved import load_network, weights_file
 from models.zoo import ZOO_NAMES, create_zoo_model
 
 BATCH = 3
@@ -203,12 +209,20 @@ def test_patchnet_has_no_pretrained_weights(name: str) -> None:
         create_model(name, dropout=0.0, pretrained=True)
 
 
-def test_models_import_only_torch_and_torchvision() -> None:
-    import ast
-    import pathlib
-    import sys
+def test_a_weights_file_brings_its_fine_stem_back(tmp_path: pathlib.Path) -> None:
+    info = replace(weights_info("resnet18", 0.2, 32), fine_stem=True)
+    network = create_model("resnet18", dropout=0.2, fine_stem=True).eval()
+    (tmp_path / "w").write_bytes(weights_file(network, info))
+    found, said = load_network(tmp_path / "w", torch.device("cpu"))
+    assert said == info
+    with torch.inference_mode():
+        torch.testing.assert_close(found(_patches(32)), network(_patches(32)))
+    with pytest.raises(ValueError, match="no coarse stem"):
+        create_model("patchnet", dropout=0.0, fine_stem=True)
 
-    allowed = {"models", "torch", "torchvision", *sys.stdlib_module_names}
+
+def test_models_import_only_torch_torchvision_and_safetensors() -> None:
+    allowed = {"models", "torch", "torchvision", "safetensors", *sys.stdlib_module_names}
     for path in pathlib.Path(models.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []

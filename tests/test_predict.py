@@ -20,9 +20,10 @@ from training_cases import (
 
 import predict as command
 import train
+from models.views import TTA_VIEWS, dihedral_view
 from pipeline.errors import UserError
 from pipeline.files import write_csv
-from training.inference import TTA_VIEWS, batch_logits, dihedral_view, predict_logits
+from training.inference import batch_logits, predict_logits
 from training.metrics import score
 from training.networks import not_trained_on, read_temperatures
 from training.run_folder import RunFolder

@@ -22,8 +22,9 @@ from training_cases import (
 )
 
 import train
+from models.saved import read_weights
 from pipeline.errors import UserError
-from training.checkpoint import load_checkpoint, load_weights
+from training.checkpoint import load_checkpoint
 from training.command import run_command
 from training.interrupt import Stopped
 from training.loop import Trainer
@@ -52,8 +53,8 @@ def assert_same_run(found: RunFolder, expected: RunFolder) -> None:
     state, wanted = (load_checkpoint(run.last, belongs_to={}) for run in (found, expected))
     for part in ("training", "loader", "processes", "config_hash", "data_fingerprint"):
         assert_same_state(state[part], wanted[part], part)
-    weights, info = load_weights(found.best)
-    expected_weights, expected_info = load_weights(expected.best)
+    weights, info = read_weights(found.best)
+    expected_weights, expected_info = read_weights(expected.best)
     assert_same_state(weights, expected_weights)
     assert info == expected_info
     assert found.validation.read_bytes() == expected.validation.read_bytes()

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from models.saved import WeightsInfo
+from pipeline.settings import KAGGLE_NORMALISATION
 from pipeline.synthetic import tiff_header
 
 
@@ -40,3 +42,11 @@ def write_kaggle_folder(
         name = "train_labels.csv" if split == "train" else "sample_submission.csv"
         (folder / name).write_text("id,label\n" + "".join(rows))
     return pixels
+
+
+def weights_info(model: str, dropout: float, size: int) -> WeightsInfo:
+    """What a weights file says of a network that learned from generated patches of ``size`` pixels."""
+    return WeightsInfo(
+        model=model, dropout=dropout, fine_stem=False, mean=KAGGLE_NORMALISATION.mean, std=KAGGLE_NORMALISATION.std,
+        patch_size=(size, size), prevalence=0.5, epoch=1, val_auc=0.5, synthetic=True,
+    )  # fmt: skip

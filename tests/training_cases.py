@@ -7,12 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests_support import write_kaggle_folder
+from tests_support import weights_info, write_kaggle_folder
 from torch import nn
 
 from pipeline.dataset import SYNTHETIC_FILE
-from pipeline.settings import KAGGLE_NORMALISATION
-from training.checkpoint import WeightsInfo
 from training.config import OptimSettings
 from training.device import Precision
 from training.distributed import ALONE, World
@@ -28,7 +26,7 @@ FP32 = Precision("fp32", "cpu")
 PATCHES, TEST_PATCHES, SIZE, BATCH, BATCHES = 240, 37, 32, 16, 12
 # Environment of a process that a test starts: it finds the project and this folder, and computes as one_thread says.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-INFO = WeightsInfo("tiny", 0.0, KAGGLE_NORMALISATION, (8, 8), 1, 0.5, synthetic=True)
+INFO = weights_info("tiny", 0.0, 8)
 
 
 def write_small_dataset(folder: Path) -> Path:

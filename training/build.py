@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from models import PretrainedUnavailable, create_model
+from models.saved import WeightsInfo
 from pipeline.dataset import PatchTable, open_dataset
 from pipeline.errors import UserError
 from pipeline.loader import Loader
@@ -25,7 +26,6 @@ from pipeline.settings import (
     read_tuned,
 )
 from pipeline.split import Split, make_split, read_groups, read_split
-from training.checkpoint import WeightsInfo
 from training.config import DataSettings, ModelSettings, TrainConfig, config_hash, to_dict
 from training.device import Precision
 from training.distributed import ALONE, World
@@ -53,6 +53,11 @@ class TrainInputs:
     """This process's share of every training batch."""
     validation: Loader
     """This process's share of the validation patches, not augmented."""
+
+    @property
+    def prevalence(self) -> float:
+        """Share of tumour patches among those to train on."""
+        return float(self.table.labels[self.split.train].mean())
 
     @property
     def fingerprint(self) -> str:
@@ -186,7 +191,9 @@ def build_model(settings: ModelSettings, seed: int, world: World = ALONE) -> nn.
     torch.manual_seed(seed)
     try:
         with world.main_first():
-            model = create_model(settings.name, dropout=settings.dropout, pretrained=settings.pretrained)
+            model = create_model(
+                settings.name, dropout=settings.dropout, pretrained=settings.pretrained, fine_stem=settings.fine_stem
+            )
     except (ValueError, PretrainedUnavailable) as error:
         raise UserError(f"--model {settings.name}: {error}") from error
     # From here on the processes draw their own dropout masks.
@@ -206,8 +213,9 @@ def build_trainer(
 
     def info(epoch: int, val_auc: float) -> WeightsInfo:
         return WeightsInfo(
-            model=config.model.name, dropout=config.model.dropout, normalisation=inputs.normalisation,
-            patch_size=inputs.patch_size, epoch=epoch, val_auc=val_auc, synthetic=inputs.table.synthetic,
+            model=config.model.name, dropout=config.model.dropout, fine_stem=config.model.fine_stem,
+            mean=inputs.normalisation.mean, std=inputs.normalisation.std, patch_size=inputs.patch_size,
+            prevalence=inputs.prevalence, epoch=epoch, val_auc=val_auc, synthetic=inputs.table.synthetic,
         )  # fmt: skip
 
     return Trainer(
@@ -229,7 +237,7 @@ def describe_run(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
         "patch_size": list(inputs.patch_size),
         "train_patches": len(inputs.split.train),
         "validation_patches": len(inputs.split.validation),
-        "train_positive_share": float(labels[inputs.split.train].mean()),
+        "train_positive_share": inputs.prevalence,
         "validation_positive_share": float(labels[inputs.split.validation].mean()),
         "split": inputs.split.description,
         "normalisation": {"mean": list(inputs.normalisation.mean), "std": list(inputs.normalisation.std)},

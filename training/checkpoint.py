@@ -1,25 +1,19 @@
 """The two files that hold weights: last.pt, to resume from, and best.safetensors, to predict with."""
 
-import hashlib
 import io
-import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import nn
 
+from models.saved import WeightsInfo, weights_file
 from pipeline.errors import UserError
 from pipeline.files import write_whole
-from pipeline.settings import Normalisation
 
 CHECKPOINT_SCHEMA = 1
-WEIGHTS_SCHEMA = 1
 
 
 class CheckpointError(UserError):
@@ -69,81 +63,7 @@ def load_checkpoint(path: Path, *, belongs_to: Mapping[str, str]) -> dict[str, A
     return state
 
 
-@dataclass(frozen=True)
-class WeightsInfo:
-    """What predict.py must know to use best.safetensors; kept in the file itself."""
-
-    model: str
-    """Name of the network."""
-    dropout: float
-    """Its dropout probability."""
-    normalisation: Normalisation
-    """What the network's inputs were normalised with."""
-    patch_size: tuple[int, int]
-    """Height and width of the patches it learned from, pixels."""
-    epoch: int
-    """Epoch, from 1, whose weights these are."""
-    val_auc: float
-    """Validation AUC of these weights."""
-    synthetic: bool
-    """Whether they were learned from generated data."""
-
-
 def save_weights(path: Path, model: nn.Module, info: WeightsInfo) -> None:
     """Write the weights of ``model`` with ``info`` as metadata, whole or not at all."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    metadata = {
-        "schema": str(WEIGHTS_SCHEMA),
-        "model": info.model,
-        "dropout": repr(info.dropout),
-        "normalisation": json.dumps({"mean": info.normalisation.mean, "std": info.normalisation.std}),
-        "patch_size": json.dumps(info.patch_size),
-        "epoch": str(info.epoch),
-        "val_auc": repr(info.val_auc),
-        "synthetic": json.dumps(info.synthetic),
-        "sha256": weights_digest(weights),
-    }
-    content = safetensors.torch.save(weights, metadata)
+    content = weights_file(model, info)
     write_whole(path, lambda file: file.write(content))
-
-
-def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], WeightsInfo]:
-    """Read what ``save_weights`` wrote: ({name: tensor on the CPU}, its metadata).
-
-    Raises:
-        CheckpointError: the file is missing, damaged (its own SHA-256 is checked) or of another version.
-    """
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            meta = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-        if meta.get("schema") != str(WEIGHTS_SCHEMA):
-            raise ValueError(f"expected weights of schema {WEIGHTS_SCHEMA}, found {meta.get('schema')!r}")
-        if weights_digest(weights) != meta["sha256"]:
-            raise ValueError("the checksum of its weights is wrong")
-        normalisation = json.loads(meta["normalisation"])
-        height, width = json.loads(meta["patch_size"])
-        info = WeightsInfo(
-            model=meta["model"],
-            dropout=float(meta["dropout"]),
-            normalisation=Normalisation(tuple(normalisation["mean"]), tuple(normalisation["std"])),
-            patch_size=(height, width),
-            epoch=int(meta["epoch"]),
-            val_auc=float(meta["val_auc"]),
-            synthetic=bool(json.loads(meta["synthetic"])),
-        )
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: not there: expected a run folder whose first epoch has ended") from error
-    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path}: damaged, or no weights of this program: {error}") from error
-    return weights, info
-
-
-def weights_digest(weights: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        tensor = weights[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

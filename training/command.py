@@ -1,41 +1,30 @@
-"""How the command lines end: exit statuses and messages."""
+"""How the command lines that train and predict end: those of ``pipeline.command``, and a GPU's own."""
 
-import os
-import sys
 from collections.abc import Callable
 
 import torch
 
+from pipeline import command
 from pipeline.errors import UserError
 from training.interrupt import Stopped
 
-_SIGINT_STATUS = 130
 
-
-def run_command(work: Callable[[], None]) -> int:
-    """Run ``work`` and return the exit status.
-
-    0: done. 1: something the user can mend, printed as ``error: ...`` without a traceback. 130 and 143: stopped by
-    SIGINT and SIGTERM. Anything else is a bug and keeps its traceback.
+def run_command(work: Callable[[], object]) -> int:
+    """Run ``work`` and return the exit status: as ``pipeline.command.run_command``; 130 and 143 after SIGINT and
+    SIGTERM; a GPU whose memory is full is said with what to lower.
     """
-    rank = os.environ.get("RANK", "0")
-    who = "error" if rank == "0" else f"error (process {rank})"
     try:
-        work()
-    except UserError as error:
-        print(f"{who}: {error}", file=sys.stderr)
-    except torch.OutOfMemoryError as error:
-        reason = str(error).split(". ")[0]
-        print(
-            f"{who}: the GPU's memory is full: {reason}. Lower --batch-size, choose a smaller --model, keep the"
-            " patches out of it (--source packed), or end what else uses the GPU",
-            file=sys.stderr,
-        )
+        return command.run_command(lambda: _name_full_memory(work))
     except Stopped as stopped:
         return stopped.exit_status
-    except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
-        return _SIGINT_STATUS
-    else:
-        return 0
-    return 1
+
+
+def _name_full_memory(work: Callable[[], object]) -> None:
+    try:
+        work()
+    except torch.OutOfMemoryError as error:
+        reason = str(error).split(". ")[0]
+        raise UserError(
+            f"the GPU's memory is full: {reason}. Lower --batch-size, choose a smaller --model, keep the patches out"
+            " of it (--source packed), or end what else uses the GPU"
+        ) from error

@@ -31,6 +31,8 @@ class ModelSettings:
     """Probability of dropping a feature before the last layer."""
     pretrained: bool = False
     """Start from torchvision's ImageNet weights (fetched once from the network)."""
+    fine_stem: bool = False
+    """torchvision's networks: half the stride of the first convolution, for finer detail at four times the cost."""
 
 
 @dataclass(frozen=True)

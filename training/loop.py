@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from models.saved import WeightsInfo
 from pipeline.files import write_csv
-from training.checkpoint import CheckpointError, WeightsInfo, load_checkpoint, save_checkpoint, save_weights
+from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, save_weights
 from training.distributed import World
 from training.inference import predict_logits
 from training.interrupt import Stopped, StopRequest

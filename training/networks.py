@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from models import create_model
+from models.saved import WeightsError, WeightsInfo, load_network
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.split import TRAIN
-from training.checkpoint import CheckpointError, WeightsInfo, load_weights
 from training.run_folder import RunFolder
 
 CALIBRATION_FILE = "calibration.json"
@@ -31,17 +30,14 @@ def load_networks(runs: Sequence[Path], device: torch.device) -> tuple[list[nn.M
         if not run.is_dir():
             found = "a file" if run.exists() else "nothing"
             raise UserError(f"--run {run}: expected the folder of a run, found {found}")
-        weights, info = load_weights(folder.best)
         try:
-            network = create_model(info.model, dropout=info.dropout)
-            network.load_state_dict(weights)
-        except (ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(f"{folder.best}: does not fit this program's {info.model!r}: {reason}") from error
-        networks.append(network.to(device, memory_format=torch.channels_last).eval())
+            network, info = load_network(folder.best, device)
+        except WeightsError as error:
+            raise UserError(str(error)) from error
+        networks.append(network)
         infos.append(info)
     for run, info in zip(runs, infos, strict=True):
-        for what in ("normalisation", "patch_size"):
+        for what in ("mean", "std", "patch_size"):
             if getattr(info, what) != getattr(infos[0], what):
                 raise UserError(
                     f"--run {run}: its {what} is {getattr(info, what)}, that of {runs[0]} is {getattr(infos[0], what)};"

@@ -1,0 +1,38 @@
+"""Networks by name."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from models.patchnet import PATCHNETS, PatchNet
+from models.zoo import ZOO_NAMES, PretrainedUnavailable, create_zoo_model
+
+MODEL_NAMES: tuple[str, ...] = (*PATCHNETS, *ZOO_NAMES)
+
+
+def create_model(name: str, *, dropout: float, pretrained: bool = False, fine_stem: bool = False) -> nn.Module:
+    """The network called `name` (one of `MODEL_NAMES`), freshly initialised from torch's global generator.
+
+    Every one maps normalised patches x [B, 3, H, W], H and W at least 32, to logits [B] float32: the
+    probability of tumour is their sigmoid. They run in channels-last, under autocast and torch.compile.
+    All but `convnext_tiny` hold batch normalisation, which needs more than one value per channel: a training
+    batch of one may raise.
+
+    dropout: share of the head's inputs dropped in training, 0 <= dropout < 1.
+    pretrained: start from torchvision's weights; raises `PretrainedUnavailable` where they cannot be had.
+    fine_stem: torchvision's networks alone: half the stride of the first convolution.
+    Raises ValueError for an unknown name, an impossible dropout, or a fine stem on a PatchNet.
+    """
+    if name not in MODEL_NAMES:
+        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODEL_NAMES)}")
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout is {dropout}; it must be at least 0 and below 1")
+    if name in ZOO_NAMES:
+        return create_zoo_model(name, dropout=dropout, pretrained=pretrained, fine_stem=fine_stem)
+    if pretrained:
+        raise PretrainedUnavailable(
+            f"{name} has no pretrained weights: it is trained from scratch, without --pretrained"
+        )
+    if fine_stem:
+        raise ValueError(f"{name} has no coarse stem to refine: --fine-stem is for torchvision's networks")
+    return PatchNet(PATCHNETS[name], dropout=dropout)

@@ -1,0 +1,18 @@
+"""The eight flips and quarter turns of a batch: the dihedral group D4, in predict.py's and the report's order."""
+
+from __future__ import annotations
+
+import torch
+
+# The first 1, 2, 4 and 8 views are each closed under composition. (flip left-right, flip up-down, transpose)
+_FLIPS = [(h, v, t) for t in (False, True) for v in (False, True) for h in (False, True)]
+TTA_VIEWS = (1, 2, 4, 8)
+
+
+def dihedral_view(x: torch.Tensor, index: int) -> torch.Tensor:
+    """View `index` (0 to 7; 0 is x itself) of x [B, 3, H, W]; from 4 on height and width change places."""
+    horizontal, vertical, transpose = _FLIPS[index]
+    dims = [dim for dim, flip in ((3, horizontal), (2, vertical)) if flip]
+    x = x.flip(dims) if dims else x
+    # A transposed channels-last batch is not channels-last any more.
+    return x.transpose(2, 3).contiguous(memory_format=torch.channels_last) if transpose else x
