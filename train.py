@@ -51,7 +51,7 @@ def train(argv: Sequence[str]) -> None:
                     world.say(f"stopped at step {trainer.progress.step}; continue with: {folder.resume_command}")
                     raise
         if world.is_main:
-            finish(folder, progress, synthetic=inputs.table.synthetic)
+            finish(folder, progress, inputs)
 
 
 def begin(config: TrainConfig, folder: RunFolder, inputs: TrainInputs, trainer: Trainer, world: World) -> None:
@@ -71,14 +71,14 @@ def begin(config: TrainConfig, folder: RunFolder, inputs: TrainInputs, trainer: 
     write_json(folder.environment, describe_environment(trainer.step.device, trainer.step.precision, world.size))
 
 
-def finish(folder: RunFolder, progress: Progress, *, synthetic: bool) -> None:
+def finish(folder: RunFolder, progress: Progress, inputs: TrainInputs) -> None:
     """Draw the plots, write the report, and say what came out and where it is."""
-    print(diagnose(progress.history))
+    print(diagnose(progress.history, inputs.train))
     report = write_run_report(folder.path, patches=REPORT_PATCHES)
     print(f"plots in {folder.path / 'plots'}, report in {report} (more patches: python -m report {folder.path})")
     print(
         f"best validation AUC {progress.best_auc:.4f} (epoch {progress.best_epoch}) in {folder.best}"
-        + (" [SYNTHETIC data]" if synthetic else "")
+        + (" [SYNTHETIC data]" if inputs.table.synthetic else "")
     )
 
 

@@ -27,5 +27,12 @@ class Command:
 # In the order in which `python -m bench all` runs them.
 COMMANDS: Mapping[str, Command] = {
     "peers": Command("bench.peers", "Peers", "the sources beside other ways of loading", ("--repeats", "5")),
+    "model": Command(
+        "bench.model",
+        "Model",
+        "forward and training step on batches that are there already",
+        ("--repeats", "2", "--seconds", "0.2", "--batch-sizes", "64"),
+    ),
+    "train": Command("bench.train", "Train", "end to end through train.py's own loop", ("--repeats", "3")),
     "all": Command("bench.all", "All", "every command above, each result into one folder", None),
 }

@@ -3,7 +3,7 @@
 import io
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,11 @@ class PatchTable:
     def positive_share(self) -> float:
         """Share of positive labels, 0..1; NaN without labels."""
         return float(self.labels.mean()) if self.labels is not None and len(self.labels) else float("nan")
+
+    def take(self, rows: np.ndarray) -> "PatchTable":
+        """The patches ``rows`` [k] alone, as a table of their own."""
+        labels = None if self.labels is None else self.labels[rows]
+        return replace(self, ids=self.ids[rows], labels=labels, store=self.store.take(rows))
 
     def describe(self) -> str:
         """One line for the user."""

@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.feeder import Feeder, Job
 from pipeline.graph import GraphSettings, build_graph, plan_inputs, plan_rows
 from pipeline.plan import EpochPlan, PlanAhead, draw_plan
-from pipeline.settings import AugmentSettings, InputSettings, Normalisation
+from pipeline.settings import AugmentSettings, InputSettings, Normalisation, usable_cores
 from pipeline.sources import PixelSource, ResidentSource, TiffSource
 
 
@@ -88,6 +88,8 @@ class Loader:
         self.augment, self.normalisation = augment, normalisation
         self.wait_s = 0.0
         """Seconds that the consumer has waited for batches since ``set_epoch``."""
+        self.read_wait_s = 0.0
+        """Of these, seconds in which the graph waited for the reading threads."""
         self._labels = np.zeros(len(source), np.float32) if labels is None else np.asarray(labels, np.float32)
         self._seed, self._shuffle, self._drop_last = seed, shuffle, drop_last
         self._rank, self._world_size = rank, world_size
@@ -136,11 +138,17 @@ class Loader:
         n = len(self.rows)
         return n - n % self.batch_size if self._drop_last else n
 
+    @property
+    def idle_cores(self) -> int:
+        """Cores that this loader was not given."""
+        return max(0, usable_cores() - self.settings.threads)
+
     def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
         """Say what the next iteration delivers: the batches of ``epoch`` from ``first_batch`` on."""
         if not 0 <= first_batch <= len(self):
             raise UserError(f"expected a first batch from 0 to {len(self)}, found {first_batch}")
-        self._epoch, self._next_batch, self.wait_s = epoch, first_batch, 0.0
+        self._epoch, self._next_batch = epoch, first_batch
+        self.wait_s = self.read_wait_s = 0.0
 
     def state_dict(self) -> dict[str, int]:
         """The next batch to deliver, for ``load_state_dict``: seed, epoch, next_batch."""
@@ -196,7 +204,9 @@ class Loader:
         """DALI's callback, on the thread that iterates: hands over what the feeder has ready."""
         if self._ended:
             raise StopIteration
+        began = time.perf_counter()
         job, patches = self._feeder.next()
+        self.read_wait_s += time.perf_counter() - began
         self._in_flight.append(job)
         labels = self._labels[job.rows][:, None]
         return patches, [labels, *plan_rows(self._plan, self._fields, job.samples)]

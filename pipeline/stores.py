@@ -37,6 +37,9 @@ class Store(Protocol):
     def fingerprint(self) -> str:
         """Hexadecimal digest that changes when any file of the split is exchanged."""
 
+    def take(self, rows: np.ndarray) -> "Store":
+        """The files ``rows`` [k] alone, numbered anew."""
+
 
 class FolderStore:
     """Files ``folder/<id><suffix>``."""
@@ -45,6 +48,10 @@ class FolderStore:
         self.folder = folder
         self._prefix = f"{folder}{os.sep}"
         self._names = [identifier + suffix for identifier, suffix in zip(ids, suffixes, strict=True)]
+
+    def take(self, rows: np.ndarray) -> "FolderStore":
+        names = [self._names[row] for row in rows.tolist()]
+        return FolderStore(self.folder, names, [""] * len(names))
 
     def name(self, row: int) -> str:
         return self._prefix + self._names[row]
@@ -97,6 +104,9 @@ class ZipStore:
         self._packed = np.array([info.compress_size for info in infos], np.int64)
         self._size = np.array([info.file_size for info in infos], np.int64)
         self._crc = np.array([info.CRC for info in infos], np.uint32)
+
+    def take(self, rows: np.ndarray) -> "ZipStore":
+        return ZipStore(self.archive, [self._members[row] for row in rows.tolist()])
 
     def name(self, row: int) -> str:
         return f"{self.archive.path}: {self._members[row]}"

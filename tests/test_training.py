@@ -211,9 +211,29 @@ def test_metrics_file_keeps_every_digit(tmp_path):
 
 def test_words():
     assert [duration(s) for s in (4.6, 187, 7500)] == ["5 s", "3:07 min", "2:05 h"]
-    row = EpochMetrics(1, 0.3, 0.5, 0.6, 0.25, 0.9, 1e-3, 1000, 0.01, 7)
-    assert diagnose([row]).startswith("bound by the network")
-    assert diagnose([row, dataclasses.replace(row, data_wait=0.4)]).startswith("bound in part by the input")
+
+
+@dataclasses.dataclass
+class Waited:
+    """What a loader says of its last epoch."""
+
+    wait_s: float = 2.0
+    read_wait_s: float = 0.0
+    idle_cores: int = 0
+
+
+def test_the_last_line_says_what_bounds_the_run() -> None:
+    warm_up = EpochMetrics(1, 0.3, 0.5, 0.6, 0.25, 0.9, 1e-3, 10, 0.9, 7)
+    quick = dataclasses.replace(warm_up, images_per_s=1000, data_wait=0.01)
+    waiting = dataclasses.replace(quick, data_wait=0.4)
+    line = diagnose([warm_up, quick], Waited())
+    assert line.startswith("bound by the model: 1,000 images/s (median epoch), 1.0% of the training time")
+    line = diagnose([warm_up, waiting], Waited(read_wait_s=1.5))
+    assert line.startswith("bound in part by the input, reading (75% of the waiting): ") and "bench doctor" in line
+    assert "input, decoding and augmentation (75% of the waiting)" in diagnose([waiting], Waited(read_wait_s=0.5))
+    assert "input, too few workers (3 more cores" in diagnose([waiting], Waited(idle_cores=3))
+    assert "input, part unknown" in diagnose([waiting], Waited(wait_s=0.0))  # resumed after its last step
+    assert diagnose([], Waited()) == "bound by: not measured, no epoch was finished"
 
 
 def test_muon_takes_hidden_convolutions_and_adamw_the_rest() -> None:

@@ -1,17 +1,65 @@
-"""What bounds a run, in one line."""
+"""What bounds training: the names, the rule that picks one, and the line that train.py ends with."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from training.metrics import EpochMetrics
 
+MODEL, WORKERS = "the model", "too few workers"
+DISK, OPENS, DECODE = "the disk", "file opens", "decoding"
+AUGMENTATION, NORMALISATION, HAND_OVER = "augmentation", "normalisation", "the hand-over to the step"
+# What may help against each, in plain words; `python -m bench doctor` measures it.
+REMEDIES: Mapping[str, str] = {
+    MODEL: "a faster input path would not help; --precision bf16, --compile or a smaller --model may",
+    WORKERS: "give more --workers: 0 takes every core",
+    DISK: "put --cache-dir on a faster disk and use --source packed",
+    OPENS: "--source packed opens one file instead of one for each patch",
+    DECODE: "--source packed decodes every file once, and never again",
+    AUGMENTATION: "a lighter --augment costs less, and changes what is learned",
+    NORMALISATION: "give more --workers, or train on a GPU",
+    HAND_OVER: "a larger --batch-size hands over less often, and changes what is learned",
+}
 # Below this share of waiting the input path is not what a run waits for.
 _NOTICEABLE = 0.05
 
 
-def diagnose(history: Sequence[EpochMetrics]) -> str:
-    """One line on what the training steps waited for, from the epochs' own figures.
+class InputPath(Protocol):
+    """What a loader says of its own last epoch."""
+
+    wait_s: float
+    """Seconds that steps waited for a batch."""
+    read_wait_s: float
+    """Of these, seconds in which the graph waited for the reading threads."""
+    idle_cores: int
+    """Cores that the loader was not given."""
+
+
+def bound_by(loader_s: float, model_s: float, parts: Mapping[str, float], idle_cores: int) -> str:
+    """Name what bounds training, as one of ``REMEDIES``.
+
+    Args:
+        loader_s, model_s: seconds an image of each alone.
+        parts: name -> seconds an image that it adds to the loader.
+        idle_cores: cores that the loader was not given.
+
+    Returns:
+        The model where it is the slower half. Otherwise the largest part of the loader; but where that is work, and
+        cores are idle, too few workers.
+    """
+    if model_s >= loader_s:
+        return MODEL
+    largest = max(parts, key=parts.get)
+    return WORKERS if idle_cores > 0 and largest != DISK else largest
+
+
+def diagnose(history: Sequence[EpochMetrics], loader: InputPath) -> str:
+    """One line on what the training steps waited for, from the run's own figures.
 
     The first epoch is left out where there are more: it warms caches up and may compile.
+
+    Args:
+        history: the finished epochs.
+        loader: of the training patches, after its last epoch.
     """
     epochs = history[1:] or history
     if not epochs:
@@ -20,5 +68,17 @@ def diagnose(history: Sequence[EpochMetrics]) -> str:
     rate = sorted(m.images_per_s for m in epochs)[len(epochs) // 2]
     text = f"{rate:,.0f} images/s (median epoch), {wait:.1%} of the training time spent waiting for data"
     if wait < _NOTICEABLE:
-        return f"bound by the network: {text}"
-    return f"bound in part by the input: {text}; `python -m bench doctor` finds out which part"
+        return f"bound by {MODEL}: {text}; {REMEDIES[MODEL]}"
+    return f"bound in part by the input, {_where(loader)}: {text}; `python -m bench doctor` says what to change"
+
+
+def _where(loader: InputPath) -> str:
+    """Which part of the input path the steps of the last epoch waited for, as far as a run sees it."""
+    if loader.wait_s <= 0:
+        return "part unknown"  # resumed after its last step
+    share = loader.read_wait_s / loader.wait_s
+    if share >= 0.5:
+        return f"reading ({share:.0%} of the waiting)"
+    if loader.idle_cores > 0:
+        return f"{WORKERS} ({loader.idle_cores} more cores could decode and augment)"
+    return f"decoding and augmentation ({1 - share:.0%} of the waiting)"

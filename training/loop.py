@@ -149,7 +149,7 @@ class Trainer:
         while progress.epoch < self.epochs:
             start = time.perf_counter()
             before_s = progress.train_s
-            self._train_epoch()
+            self.train_epoch()
             loss, correct, n = np.sum(self.world.gather(self.sums.cpu().numpy()), axis=0)
             self.monitor.clear()
             scores, rows, logits = self._validate()
@@ -162,7 +162,8 @@ class Trainer:
             self._finish_epoch(metrics, rows, logits)
         return progress
 
-    def _train_epoch(self) -> None:
+    def train_epoch(self) -> None:
+        """The steps that are left of the current epoch; the bench calls it too. Raises as ``fit``."""
         progress, step, train = self.progress, self.step, self.train
         step.model.train()
         if progress.next_batch >= len(train):

@@ -102,20 +102,21 @@ class TrainStep:
     Nothing in a call waits for the GPU.
 
     Args:
-        model: x [B, 3, H, W] -> logits [B]; moved to the device and to channels-last here.
+        model: x [B, 3, H, W] -> logits [B]; moved to the device and to the memory format here.
         settings: how to optimise.
         total_steps: length of the one-cycle schedule.
         device, precision: where and in which number format.
         world: this process among the others.
+        memory_format: of the weights. The bench alone asks for another than channels-last, to compare.
     """
 
     def __init__(
         self, model: nn.Module, settings: OptimSettings, *, total_steps: int, device: torch.device,
-        precision: Precision, world: World = ALONE,
+        precision: Precision, world: World = ALONE, memory_format: torch.memory_format = torch.channels_last,
     ) -> None:  # fmt: skip
         self.settings, self.precision, self.device = settings, precision, device
         model = world.synchronise_batch_norm(model, device)
-        self.model = model.to(device, memory_format=torch.channels_last).train()
+        self.model = model.to(device, memory_format=memory_format).train()
         self._ema = AveragedWeights(self.model, settings.ema_decay) if settings.ema_decay else None
         self._optimizers = make_optimizers(self.model, settings)
         self._schedules = [
