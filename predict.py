@@ -59,7 +59,7 @@ class PredictSettings:
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Number format, as in train.py."""
     source: Annotated[
-        Literal["auto", "tiff", "strip", "packed", "resident"] | None,
+        Literal["auto", "tiff", "strip", "packed", "resident", "fused"] | None,
         tyro.conf.arg(help_behavior_hint="(default: tuned.json's, else auto)"),
     ] = None
     """Where pixels come from."""

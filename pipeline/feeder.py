@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.sources import CHANNELS, PixelSource, ResidentSource, TiffSource
+from pipeline.pinned import HostPatches
+from pipeline.sources import CHANNELS, FusedSource, PixelSource, ResidentSource, TiffSource
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,18 @@ class Feeder:
         self._source, self._prefetch, self._chunk = source, prefetch, chunk
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="feeder")
         self._jobs: Iterator[Job] = iter(())
-        self._reading: deque[tuple[Job, _Slot | None, list[Future]]] = deque()
+        self._reading: deque[tuple[Job, HostPatches | None, list[Future]]] = deque()
         self._device = device
         self.stream: torch.cuda.Stream | None = None
         """The CUDA stream on which patches in GPU memory are ready; None where they stay on the host."""
-        if device.type == "cuda" and not isinstance(source, TiffSource):
+        if device.type == "cuda" and not isinstance(source, TiffSource | FusedSource):
             # Not the stream that trains: copies wait for no step, and no step for a copy.
             self.stream = torch.cuda.Stream(device)
-        self._ring: list[_Slot] = []
+        self._ring: list[HostPatches] = []
         if not isinstance(source, TiffSource | ResidentSource):
             shape = (batch_size, source.height, source.width, CHANNELS)
             # One more than are read ahead: the batch last handed out is valid until the next one is asked for.
-            self._ring = [_Slot(shape, on_gpu=self.stream is not None) for _ in range(prefetch + 1)]
+            self._ring = [HostPatches(shape, to_gpu=self.stream is not None) for _ in range(prefetch + 1)]
         self._next_slot = 0
 
     def start(self, jobs: Iterable[Job]) -> None:
@@ -62,21 +63,27 @@ class Feeder:
         """The next batch: (job, patches). Waits for it if need be.
 
         Patches are [B, H, W, 3] uint8: an array, valid until the next call, or on a GPU a tensor of its own, ready
-        on ``stream``; or a list of B arrays of file bytes for a TiffSource. Raises StopIteration after the last job,
-        and what reading raised.
+        on ``stream``. For a TiffSource they are a list of B arrays of file bytes, for a FusedSource the rows
+        themselves. Raises StopIteration after the last job, and what reading raised.
         """
         if not self._reading:
             raise StopIteration
         job, slot, chunks = self._reading.popleft()
         parts = [chunk.result() for chunk in chunks]
         self._read_ahead()
+        if isinstance(self._source, FusedSource):
+            return job, job.rows
         if isinstance(self._source, TiffSource):
             return job, [file for part in parts for file in part]
         if self.stream is None:
             # DALI asks torch for a CUDA stream as soon as it is given any tensor: on a CPU it gets an array.
             return job, slot.patches_u8[: len(job.rows)] if slot else self._source.take(job.rows).numpy()
         with torch.cuda.stream(self.stream):
-            return job, slot.to_device(len(job.rows), self._device) if slot else self._source.take(job.rows)
+            if slot is None:
+                return job, self._source.take(job.rows)
+            patches = torch.empty((len(job.rows), *slot.patches_u8.shape[1:]), dtype=torch.uint8, device=self._device)
+            slot.copy_to(patches)
+            return job, patches
 
     def stop(self) -> None:
         """Drop what was being read; returns once no thread writes to the ring any more."""
@@ -106,7 +113,7 @@ class Feeder:
                 self._next_slot = (self._next_slot + 1) % len(self._ring)
             self._reading.append((job, slot, self._submit(job, slot)))
 
-    def _submit(self, job: Job, slot: "_Slot | None") -> list[Future]:
+    def _submit(self, job: Job, slot: HostPatches | None) -> list[Future]:
         if isinstance(self._source, ResidentSource):
             return []
         pieces = [slice(start, start + self._chunk) for start in range(0, len(job.rows), self._chunk)]
@@ -114,23 +121,6 @@ class Feeder:
             return [self._pool.submit(self._source.read_files, job.rows[piece]) for piece in pieces]
         return [self._pool.submit(self._fill, slot, job.rows[piece], piece) for piece in pieces]
 
-    def _fill(self, slot: "_Slot", rows: np.ndarray, piece: slice) -> None:
-        if slot.copied is not None:
-            slot.copied.synchronize()  # a reading thread waits, not the one that trains
+    def _fill(self, slot: HostPatches, rows: np.ndarray, piece: slice) -> None:
+        slot.wait()  # a reading thread waits, not the one that trains
         self._source.read_into(rows, slot.patches_u8[piece][: len(rows)])
-
-
-class _Slot:
-    """One batch of the ring in host memory: pinned where it goes on to a GPU."""
-
-    def __init__(self, shape: tuple[int, ...], *, on_gpu: bool) -> None:
-        self._tensor = torch.empty(shape, dtype=torch.uint8, pin_memory=on_gpu)
-        self.patches_u8 = self._tensor.numpy()
-        self.copied = torch.cuda.Event() if on_gpu else None
-        """Recorded behind the last copy out of the slot: until then it must not be overwritten."""
-
-    def to_device(self, count: int, device: torch.device) -> torch.Tensor:
-        """The first ``count`` patches in GPU memory, once the current stream gets there."""
-        patches = self._tensor[:count].to(device, non_blocking=True)
-        self.copied.record()
-        return patches

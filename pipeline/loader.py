@@ -11,10 +11,11 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.feeder import Feeder, Job
+from pipeline.fused import FusedGraph
 from pipeline.graph import GraphSettings, build_graph, plan_inputs, plan_rows
 from pipeline.plan import EpochPlan, PlanAhead, draw_plan
 from pipeline.settings import AugmentSettings, InputSettings, Normalisation, usable_cores
-from pipeline.sources import PixelSource, ResidentSource, TiffSource
+from pipeline.sources import FusedSource, PixelSource, ResidentSource, TiffSource
 
 
 class Batch(NamedTuple):
@@ -191,9 +192,14 @@ class Loader:
         ]
         return [share for share in shares if len(share)]
 
+    def _build(self) -> Any:
+        if isinstance(self.source, FusedSource):
+            return FusedGraph(self._graph_settings, self.source.patches_u8, self._next_inputs)
+        return build_graph(self._graph_settings, self._next_inputs, self._feeder.stream)
+
     def _begin(self) -> None:
         if self._pipeline is None:
-            self._pipeline = build_graph(self._graph_settings, self._next_inputs, self._feeder.stream)
+            self._pipeline = self._build()
         self._plan = self._plans.take(self._epoch)
         batches = self._batches(self._plan.order)[self._next_batch :]
         self._in_flight.clear()
@@ -215,7 +221,7 @@ class Loader:
         try:
             # On a GPU the outputs belong to the stream that trains: nobody waits for them on the host, and DALI
             # takes their memory back only behind what that stream was told to do with them.
-            x_nhwc, y = self._pipeline.run(self._consumer_stream())
+            x_nhwc, y = map(_as_torch, self._pipeline.run(self._consumer_stream()))
         except StopIteration:
             self._pipeline.reset()
             self._ended = True
@@ -228,9 +234,8 @@ class Loader:
                                 f"{self._name_next()}") from error  # fmt: skip
             raise
         job = self._in_flight.popleft()
-        # as_tensor and from_dlpack share DALI's memory: NHWC seen as NCHW is torch's channels-last, without a copy.
-        x = torch.from_dlpack(x_nhwc.as_tensor()).permute(0, 3, 1, 2)
-        return Batch(x=x, y=torch.from_dlpack(y.as_tensor()).squeeze(1), rows=job.rows)
+        # NHWC seen as NCHW is torch's channels-last, without a copy.
+        return Batch(x=x_nhwc.permute(0, 3, 1, 2), y=y.squeeze(1), rows=job.rows)
 
     def _end(self) -> None:
         """Leave DALI's pipeline at the start of an epoch, also if the consumer stopped early."""
@@ -245,6 +250,11 @@ class Loader:
 
     def _name_next(self) -> str:
         return self.source.name(int(self._in_flight[0].rows[0])) if self._in_flight else "an unknown file"
+
+
+def _as_torch(output: Any) -> torch.Tensor:
+    # as_tensor and from_dlpack share DALI's memory.
+    return output if isinstance(output, torch.Tensor) else torch.from_dlpack(output.as_tensor())
 
 
 def _first_lines(error: BaseException, count: int = 3) -> str:

@@ -1,6 +1,7 @@
 """Which source a split is read through: picked, opened, and said."""
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -11,13 +12,24 @@ from pipeline.layouts import NEEDS_DECODER, Layouts, scan_layouts
 from pipeline.pack import find_pack, make_pack, pack_path
 from pipeline.packfile import PackFile
 from pipeline.settings import InputSettings
-from pipeline.sources import PackedSource, PixelSource, ResidentSource, StripSource, TiffSource, stage
+from pipeline.sources import (
+    CHANNELS,
+    FusedSource,
+    PackedSource,
+    PixelSource,
+    ResidentSource,
+    StripSource,
+    TiffSource,
+)
+from pipeline.staging import UncheckedStrips, stage
 from pipeline.stores import FolderStore
 from pipeline.verify import verify_ids as verify_pixels
 
 # Share of the free GPU memory that resident data may take: network, activations and DALI need the rest.
 RESIDENT_SHARE = 0.5
 AnySource = PixelSource | TiffSource | ResidentSource
+IN_MEMORY = ("resident", "fused")
+_MEMORY = {"cuda": "GPU", "cpu": "host"}
 
 
 def open_source(
@@ -33,7 +45,7 @@ def open_source(
     """Open a split for reading, every file of it checked.
 
     "auto" takes the fastest that applies: resident where the split fits into GPU memory, an existing packed file,
-    strip for uncompressed TIFFs, tiff for others. A .zip is packed first.
+    strip for uncompressed TIFFs, tiff for others. A .zip is packed first, unless it is read into GPU memory.
 
     Args:
         table: the split.
@@ -50,13 +62,16 @@ def open_source(
     device = torch.device(device)
     kind = settings.source
     if kind == "resident" and device.type != "cuda":
-        raise UserError("source resident: expected a GPU, found --device cpu; use --source packed or auto")
-    opened = _Opener(table, settings, Path(cache_dir), verify_ids, progress)
-    source, why = opened.for_kind("auto" if kind == "resident" else kind)
-    if verify_ids and not opened.ids_verified:
-        verify_pixels(source, table.ids, threads=settings.threads, progress=progress)
-    if device.type == "cuda" and kind in ("auto", "resident") and not isinstance(source, TiffSource):
-        source, why = _make_resident(source, why, device, required=kind == "resident", opened=opened)
+        raise UserError(
+            "source resident: expected a GPU, found --device cpu; use --source packed, auto, or fused, which also "
+            "holds the patches in memory"
+        )
+    opener = _Opener(table, settings, Path(cache_dir), verify_ids, progress)
+    if kind in IN_MEMORY or (kind == "auto" and device.type == "cuda"):
+        source, why = opener.in_memory(kind, device, say)
+    else:
+        source, why = opener.for_kind(kind)
+        opener.verify(source)
     say(f"{table.split}: source {source.kind} ({why}), {source.width} x {source.height} pixels")
     return source
 
@@ -69,19 +84,29 @@ class _Opener:
     ) -> None:  # fmt: skip
         self._table, self._settings = table, settings
         self._verify_ids, self._progress = verify_ids, progress
-        self._fingerprint = table.store.fingerprint()
-        self._path = pack_path(cache_dir, table, self._fingerprint)
-        self.ids_verified = False
+        self._cache_dir = cache_dir
+        self._ids_verified = False
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return self._table.store.fingerprint()
+
+    @cached_property
+    def _path(self) -> Path:
+        return pack_path(self._cache_dir, self._table, self._fingerprint)
+
+    def _existing_pack(self) -> PackFile | None:
+        if not any(self._cache_dir.glob(pack_path(Path(), self._table, "*").name)):
+            return None  # none to compare with: the fingerprint, which asks about every file, is not needed
+        return find_pack(self._path, self._table, self._fingerprint)
 
     def for_kind(self, kind: str) -> tuple[PixelSource | TiffSource, str]:
         """The source and why it was picked."""
         in_folder = isinstance(self._table.store, FolderStore)
         if kind == "packed" or (kind == "auto" and not in_folder):
             return self.packed(), "asked for" if kind == "packed" else "a .zip is packed once, then read from there"
-        if kind == "auto":
-            pack = find_pack(self._path, self._table, self._fingerprint)
-            if pack is not None:
-                return self._use(pack), f"found {self._path}"
+        if kind == "auto" and (pack := self._existing_pack()) is not None:
+            return self._use(pack), f"found {self._path}"
         if kind == "strip" and not in_folder:
             raise UserError(
                 f"source strip: expected a folder of image files, found the .zip of {self._table.store.name(0)}; "
@@ -99,6 +124,74 @@ class _Opener:
         why = "asked for" if kind == "tiff" else f"needs a decoder: {_counts(layouts)}"
         return TiffSource(self._table.store, layouts), why
 
+    def verify(self, source: AnySource) -> None:
+        """Check sha1(pixels) == id for every patch if that was asked for and has not been done while packing."""
+        if self._verify_ids and not self._ids_verified:
+            verify_pixels(source, self._table.ids, threads=self._settings.threads, progress=self._progress)
+            self._ids_verified = True
+
+    def in_memory(self, kind: str, device: torch.device, say: Callable[[str], None]) -> tuple[AnySource, str]:
+        """The split in device memory and why, or what takes its place where it does not fit ("auto": or crowds it).
+
+        Staged from a packed file if there is one, else from the image files in one pass: their headers are checked
+        while they are read. Compressed files are packed first; "auto" leaves them to the graph.
+        """
+        source, why = self._to_stage()
+        if source is None:
+            source, why = self._checked(kind)
+        if isinstance(source, TiffSource):
+            return source, why
+        claim = len(source) * source.height * source.width * CHANNELS
+        free = free_memory(device)
+        # On a CPU too much is not refused: the system would end some program instead.
+        if claim > (RESIDENT_SHARE if kind == "auto" or device.type == "cpu" else 1) * free:
+            return self._elsewhere(kind, f"{_gb(claim)} would crowd {_gb(free)} of free {_MEMORY[device.type]} memory")
+        try:
+            try:
+                staged = self._stage(source, device)
+            except UserError as error:
+                if not isinstance(source, UncheckedStrips):
+                    raise
+                say(f"{self._table.split}: not read in one pass: {error}; now every file's header is read first")
+                source, why = self._checked(kind)
+                if isinstance(source, TiffSource):
+                    return source, why
+                staged = self._stage(source, device)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return self._elsewhere(kind, f"{_gb(claim)} did not fit into GPU memory")
+        why = f"{_gb(claim)} in {_MEMORY[device.type]} memory, from {why}"
+        return (FusedSource(staged.patches_u8) if kind == "fused" else staged), why
+
+    def _to_stage(self) -> tuple[PixelSource | None, str]:
+        """What can be staged without a look at every file before: a packed file, or files like the first one."""
+        if (pack := self._existing_pack()) is not None:
+            source = self._use(pack)
+            self.verify(source)
+            return source, f"{self._path}"
+        if self._verify_ids:
+            return None, ""
+        try:
+            return UncheckedStrips(self._table), "the image files in one pass"
+        except UserError:
+            return None, ""  # the look at every file will say what there is
+
+    def _checked(self, kind: str) -> tuple[PixelSource | TiffSource, str]:
+        source, why = self.for_kind("auto")
+        if isinstance(source, TiffSource) and kind != "auto":
+            source, why = self.packed(), f"a packed file, because it {why}"
+        self.verify(source)
+        return source, why
+
+    def _elsewhere(self, kind: str, why: str) -> tuple[AnySource, str]:
+        source, _ = self.for_kind("auto") if kind == "auto" else (self.packed(), "")
+        self.verify(source)
+        return source, f"{why}; --source {kind} falls back to {source.kind}"
+
+    def _stage(self, source: PixelSource, device: torch.device) -> ResidentSource:
+        title = f"staging {self._table.split}" if self._progress else ""
+        return stage(source, device, threads=self._settings.threads, progress=title)
+
     def packed(self) -> PackedSource:
         """The split's packed file, made if need be."""
         return self._use(
@@ -109,7 +202,7 @@ class _Opener:
         )  # fmt: skip
 
     def _use(self, pack: PackFile) -> PackedSource:
-        self.ids_verified = pack.header.ids_verified
+        self._ids_verified = pack.header.ids_verified
         return PackedSource(pack)
 
     def _scan(self) -> Layouts:
@@ -118,18 +211,16 @@ class _Opener:
         return layouts
 
 
-def _make_resident(
-    source: PixelSource, why: str, device: torch.device, *, required: bool, opened: _Opener
-) -> tuple[PixelSource | ResidentSource, str]:  # fmt: skip
-    claim = len(source) * source.height * source.width * 3
-    free, _ = torch.cuda.mem_get_info(device)
-    if not required and claim > RESIDENT_SHARE * free:
-        return source, f"{why}; {claim / 1e9:.1f} GB would crowd {free / 1e9:.1f} GB of free GPU memory"
-    try:
-        return stage(source, device), f"{claim / 1e9:.1f} GB fit into GPU memory; staged from {source.kind}"
-    except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return opened.packed(), f"{claim / 1e9:.1f} GB did not fit into GPU memory"
+def free_memory(device: torch.device) -> int:
+    """Bytes of memory that are free on a GPU, or available on the host."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(meminfo["MemAvailable"].split()[0]) * 1024
+
+
+def _gb(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.1f} GB"
 
 
 def _counts(layouts: Layouts) -> str:

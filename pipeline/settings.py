@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 
-SOURCES = ("auto", "tiff", "strip", "packed", "resident")
+SOURCES = ("auto", "tiff", "strip", "packed", "resident", "fused")
 TUNED_FILE = "tuned.json"
 TUNED_SCHEMA = 1
 
@@ -80,7 +80,7 @@ class InputSettings:
     """How patches travel from disk to the batch. None of these changes a pixel, so the tuner may set them all."""
 
     source: str = "auto"
-    """Where pixels come from: auto, tiff, strip, packed or resident."""
+    """Where pixels come from: auto, tiff, strip, packed, resident or fused."""
     workers: int = 0
     """Threads that read, and threads of DALI; 0 takes every core this process may use."""
     prefetch: int = 3

@@ -19,7 +19,7 @@ class Source(Protocol):
     """The patches of one split, by row. Every method may be called by any number of threads at once."""
 
     kind: str
-    """tiff, strip, packed or resident."""
+    """tiff, strip, packed, resident or fused."""
     height: int
     """Pixels, the same for every patch."""
     width: int
@@ -153,20 +153,10 @@ class ResidentSource:
         out_u8[:] = self.take(rows).cpu().numpy()
 
 
-def stage(source: PixelSource, device: torch.device, chunk: int = 4096) -> ResidentSource:
-    """Read a whole source into device memory, in chunks of ``chunk`` patches through pinned memory.
+class FusedSource(ResidentSource):
+    """As resident; torch operations take the place of the DALI graph (``pipeline.fused``)."""
 
-    Raises:
-        torch.OutOfMemoryError: it does not fit.
-    """
-    shape = (source.height, source.width, CHANNELS)
-    patches = torch.empty((len(source), *shape), dtype=torch.uint8, device=device)
-    staging = torch.empty((chunk, *shape), dtype=torch.uint8, pin_memory=patches.is_cuda)
-    for start in range(0, len(source), chunk):
-        rows = np.arange(start, min(start + chunk, len(source)))
-        source.read_into(rows, staging[: len(rows)].numpy())
-        patches[start : start + len(rows)].copy_(staging[: len(rows)])
-    return ResidentSource(patches)
+    kind = "fused"
 
 
 def check_source_size(source: Source, expected: Sequence[int]) -> None:

@@ -11,7 +11,8 @@ from pipeline.loader import Loader
 from pipeline.open import open_source
 from pipeline.plan import dihedral_index, draw_plan
 from pipeline.settings import AUGMENTATIONS, KAGGLE_NORMALISATION, AugmentSettings, InputSettings
-from pipeline.sources import ResidentSource, stage
+from pipeline.sources import ResidentSource
+from pipeline.staging import stage
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def sources(dataset, tmp_path_factory) -> dict:
         )
         for kind in ("tiff", "strip", "packed")
     }
-    return opened | {"resident": stage(opened["strip"], torch.device("cpu"), chunk=64)}
+    return opened | {"resident": stage(opened["strip"], torch.device("cpu"), threads=2, piece=64)}
 
 
 def make(source, labels=None, **changes) -> Loader:

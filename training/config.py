@@ -82,7 +82,7 @@ class DataSettings:
     augment: Literal["none", "light", "standard", "heavy"] = "light"
     """light: the eight flips and turns; standard: with colour; heavy: with scale, shift, rotation, stain too."""
     source: Annotated[
-        Literal["auto", "tiff", "strip", "packed", "resident"] | None,
+        Literal["auto", "tiff", "strip", "packed", "resident", "fused"] | None,
         tyro.conf.arg(help_behavior_hint=_TUNED_HINT.format("auto")),
     ] = None
     """Where pixels come from; the batches are the same from all of them."""
