@@ -1,0 +1,53 @@
+"""The CPU's one-pass operator: the bits of DALI's own operators, and what happens without numba."""
+
+import builtins
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import graph
+from pipeline.loader import Loader
+from pipeline.settings import AUGMENTATIONS, KAGGLE_NORMALISATION, InputSettings
+from pipeline.sources import ResidentSource
+
+
+def deliver(augment: str) -> list[torch.Tensor]:
+    patches = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (96, 18, 18, 3), dtype=np.uint8))
+    patches[0], patches[1] = 0, 255
+    loader = Loader(
+        ResidentSource(patches), np.arange(96), None, batch_size=40, device="cpu", augment=AUGMENTATIONS[augment],
+        normalisation=KAGGLE_NORMALISATION, settings=InputSettings(workers=2), seed=3, drop_last=False,
+    )  # fmt: skip
+    found = []
+    for epoch in range(4):
+        loader.set_epoch(epoch)
+        found += [batch.x for batch in loader]
+    loader.close()
+    return found
+
+
+@pytest.mark.parametrize("augment", ["light", "standard"])
+def test_one_pass_has_the_bits_of_dalis_operators(augment: str, monkeypatch) -> None:
+    pytest.importorskip("numba")
+    built = []
+    monkeypatch.setattr(graph, "_cpu_operator", lambda settings, real=graph._cpu_operator: built.append(real(settings)))
+    expected = deliver(augment)  # append returns None: DALI's own operators
+    monkeypatch.undo()
+    found = deliver(augment)
+    assert built[0] is not None, "the one-pass operator was not compared with anything"
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
+def test_without_numba_dalis_operators_take_over_and_it_is_said(monkeypatch) -> None:
+    real_import = builtins.__import__
+
+    def no_kernel(name, *arguments):
+        if name == "pipeline.cpu_kernel":
+            raise ImportError("no numba here")
+        return real_import(name, *arguments)
+
+    monkeypatch.setattr(builtins, "__import__", no_kernel)
+    with pytest.warns(UserWarning, match=r"no numba here.*pip install numba"):
+        batches = deliver("standard")
+    assert len(batches) == 12 and batches[0].dtype == torch.float32
