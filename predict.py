@@ -17,8 +17,9 @@ import tyro
 from tqdm import tqdm
 
 from pipeline.dataset import PatchTable, open_dataset
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
 from pipeline.files import write_csv
+from pipeline.left_out import OnBad, usable, write_left_out
 from pipeline.loader import Loader
 from pipeline.open import open_source
 from pipeline.settings import AUGMENTATIONS, Normalisation
@@ -63,10 +64,17 @@ class PredictSettings:
         tyro.conf.arg(help_behavior_hint="(default: tuned.json's, else auto)"),
     ] = None
     """Where pixels come from."""
+    on_bad: OnBad = "error"
+    """error: list all bad files and stop; skip: give such test patches the share of positives the run trained on."""
     workers: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: tuned.json's, else every core)")] = None
     """Threads that read; 0 takes every core."""
     cache_dir: Path = Path("cache")
     """Folder for packed files and tuned.json."""
+
+    @property
+    def submission(self) -> Path:
+        """Where the submission goes."""
+        return self.out or Path("submission.csv")
 
 
 def predict(settings: PredictSettings) -> None:
@@ -76,13 +84,14 @@ def predict(settings: PredictSettings) -> None:
     prepare_backends(device)
     networks, infos = load_networks(settings.run, device)
     temperatures = read_temperatures(settings.run) if settings.calibrated else np.ones((len(networks), 1))
-    dataset = open_dataset(settings.data_dir)
-    table = dataset.require_train() if settings.evaluate else dataset.require_test()
+    inputs = input_settings(settings.source, settings.workers, settings.cache_dir)
+    dataset = open_dataset(settings.data_dir, skip_missing=True)
+    whole = dataset.require_train() if settings.evaluate else dataset.require_test()
+    table = usable(whole, settings.on_bad, threads=inputs.threads, cache_dir=settings.cache_dir)
     print(table.describe())
     if table.synthetic or any(info.synthetic for info in infos):
         print(SYNTHETIC_NOTE)
     rows = rows_to_predict(settings, table)
-    inputs = input_settings(settings.source, settings.workers, settings.cache_dir)
     source = open_source(table, inputs, device=device, cache_dir=settings.cache_dir)
     check_source_size(source, infos[0].patch_size)
     loader = Loader(
@@ -106,7 +115,11 @@ def predict(settings: PredictSettings) -> None:
     if settings.evaluate:
         report_scores(settings, table, rows, probabilities)
     else:
-        write(settings, table.ids[rows].tolist(), probabilities)
+        prior = float(np.mean([info.prevalence for info in infos]))
+        ids, probabilities = with_prior(table, dataset.sample_ids, probabilities, prior)
+        write(settings, ids, probabilities)
+        if table.left_out:
+            write_left_out(settings.submission.with_suffix(".left_out.csv"), table.left_out)
 
 
 def check(settings: PredictSettings) -> None:
@@ -143,12 +156,29 @@ def report_scores(settings: PredictSettings, table: PatchTable, rows: np.ndarray
         print(f"probabilities in {settings.out}")
 
 
+def with_prior(
+    table: PatchTable, order: Sequence[str] | None, probabilities: np.ndarray, prior: float
+) -> tuple[list[str], np.ndarray]:
+    """Every listed id, in the sample's order or sorted, and its probability: ``prior`` where it was left out, the
+    share of positives that the runs were trained on.
+
+    Says which these are.
+    """
+    found = dict(zip(table.ids.tolist(), probabilities.tolist(), strict=True))
+    if table.left_out:
+        reasons = listed([f"{identifier}: {reason}" for identifier, reason in table.left_out.items()])
+        print(f"{len(table.left_out):,} patches get the prior probability {prior:.6f}:{reasons}")
+        found |= dict.fromkeys(table.left_out, prior)
+    ids = list(order) if order is not None else sorted(found)
+    return ids, np.array([found[identifier] for identifier in ids])
+
+
 def write(settings: PredictSettings, ids: Sequence[str], probabilities: np.ndarray) -> None:
     """Write the submission, in the order of ``ids``, which is the sample's."""
     values = probabilities
     if settings.threshold is not None:
         values = (probabilities >= settings.threshold).astype(np.int64)
-    out = settings.out or Path("submission.csv")
+    out = settings.submission
     for warning in write_submission(out, ids, values, expected_ids=ids):
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{len(ids):,} predictions in {out}")

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from pipeline.files import write_json
+from pipeline.left_out import write_left_out
 from pipeline.split import write_split
 from report.run_page import write_run_report
 from training.build import TrainInputs, build_trainer, describe_run, train_inputs
@@ -68,6 +69,8 @@ def begin(config: TrainConfig, folder: RunFolder, inputs: TrainInputs, trainer: 
     if not resume:
         write_json(folder.config, describe_run(config, inputs))
         write_split(folder.split, inputs.table.ids, inputs.split)
+        if config.data.on_bad == "skip":
+            write_left_out(folder.left_out, inputs.table.left_out)
     write_json(folder.environment, describe_environment(trainer.step.device, trainer.step.precision, world.size))
 
 

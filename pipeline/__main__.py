@@ -10,6 +10,7 @@ import tyro
 from pipeline.command import run_command
 from pipeline.dataset import PatchTable, open_dataset
 from pipeline.errors import UserError
+from pipeline.left_out import OnBad, usable
 from pipeline.open import open_source
 from pipeline.settings import InputSettings
 from pipeline.submission import check_submission
@@ -28,13 +29,14 @@ class Pack:
     """Threads; 0 takes every core."""
     verify_ids: bool = False
     """Also check that each id is the SHA-1 of its pixels, as in Kaggle's data."""
+    on_bad: OnBad = "error"
+    """error: stop and list the bad files; skip: leave them out, which the packed file then says."""
 
     def run(self) -> None:
-        for table in _tables(self.data_dir):
-            open_source(
-                table, InputSettings(source="packed", workers=self.workers), device="cpu", cache_dir=self.out,
-                verify_ids=self.verify_ids,
-            )  # fmt: skip
+        settings = InputSettings(source="packed", workers=self.workers)
+        for listed in _tables(self.data_dir, skip_missing=True):
+            table = usable(listed, self.on_bad, threads=settings.threads, cache_dir=self.out)
+            open_source(table, settings, device="cpu", cache_dir=self.out, verify_ids=self.verify_ids)
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,8 @@ Command = (
 )
 
 
-def _tables(data_dir: Path) -> list[PatchTable]:
-    dataset = open_dataset(data_dir)
+def _tables(data_dir: Path, *, skip_missing: bool = False) -> list[PatchTable]:
+    dataset = open_dataset(data_dir, skip_missing=skip_missing)
     tables = [table for table in (dataset.train, dataset.test) if table is not None]
     for table in tables:
         print(table.describe())

@@ -1,5 +1,7 @@
 """The one exception that means "the user can mend this"."""
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """Something outside the program is wrong: a file, an argument, the machine.
@@ -8,3 +10,9 @@ class UserError(Exception):
     print it as ``error: <text>`` without a traceback and exit with status 1; anything else is a bug and keeps
     its traceback.
     """
+
+
+def listed(lines: Sequence[str], shown: int = 20) -> str:
+    """The first ``shown`` lines, indented, and how many more there are: begins with a line break."""
+    more = [f"… and {len(lines) - shown:,} more"] if len(lines) > shown else []
+    return "".join(f"\n  {line}" for line in [*lines[:shown], *more])

@@ -1,16 +1,19 @@
 """Files that are written whole or not at all."""
 
 import csv
+import hashlib
 import io
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.errors import UserError
 
+# Under this key a JSON file carries the SHA-256 of the rest of its content: a changed digit stays valid JSON.
+_SEAL = "sha256"
 _TEMPORARY = ".{name}.{unique}.tmp"
 
 
@@ -44,7 +47,9 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write ``content`` as indented JSON, whole or not at all."""
+    """Write ``content`` as indented JSON, whole or not at all; an object carries its own checksum."""
+    if isinstance(content, Mapping):
+        content = {**content, _SEAL: _digest(content)}
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
@@ -57,18 +62,33 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[A
     write_text(path, text.getvalue())
 
 
-def read_json(path: str | Path) -> Any:
-    """Content of a JSON file.
+def read_json(path: str | Path, *, sealed: bool = False) -> Any:
+    """Content of a JSON file, its checksum verified and taken off if it carries one.
+
+    Args:
+        path: the file.
+        sealed: whether it must be an object with a checksum, as ``write_json`` writes it.
 
     Raises:
-        UserError: it cannot be read or is no JSON.
+        UserError: it cannot be read, is no JSON, or is not what was written.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: damaged: expected JSON, found: {error}") from error
+    seal = content.pop(_SEAL, None) if isinstance(content, dict) else None
+    if sealed and seal is None:
+        raise UserError(f"{path}: damaged, or not written by this program: expected a checksum, found none")
+    if seal is not None and seal != _digest(content):
+        raise UserError(f"{path}: damaged, or changed by hand: its content does not match its checksum")
+    return content
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of what JSON keeps of ``content``."""
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(content)), sort_keys=True).encode()).hexdigest()
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -3,24 +3,25 @@
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from pipeline.dataset import PatchTable
-from pipeline.errors import UserError
-from pipeline.stores import FolderStore, read_all, unreadable
+from pipeline.errors import UserError, listed
+from pipeline.stores import FolderStore, Store, read_all, unreadable
 from pipeline.tiff import LayoutChecker, NeedsDecoder, PrefixTooShort, StripLayout, TiffError
 from pipeline.tiff_codecs import check_streams
+from pipeline.verdicts import Layout, Verdicts
 
 # Kaggle's header ends at byte 287; files whose tags stand elsewhere are read whole.
 HEAD_BYTES = 512
 NEEDS_DECODER = -1
 _ROWS_A_TASK = 1024
-_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -51,26 +52,28 @@ class Layouts:
     def require_good(self) -> None:
         """Raise UserError listing the bad files, if there are any."""
         if self.bad:
-            shown = [self.bad[row] for row in sorted(self.bad)[:_SHOWN]]
-            more = f"\n  … and {len(self.bad) - _SHOWN:,} more" if len(self.bad) > _SHOWN else ""
-            raise UserError(
-                f"{len(self.bad):,} of {len(self.offset):,} image files cannot be used:\n  "
-                + "\n  ".join(shown) + more
-                + "\nDownload them again, or take them out of the table."
-            )  # fmt: skip
+            raise bad_files([self.bad[row] for row in sorted(self.bad)], len(self.offset))
 
 
 @dataclass(frozen=True)
 class _Checked:
     """Verdict on one file."""
 
-    layout: StripLayout | NeedsDecoder | None
+    layout: Layout | None
     complaint: str
     size: int
     mtime_ns: int
 
 
-def check_image(data: bytes, checker: LayoutChecker) -> StripLayout | NeedsDecoder:
+def bad_files(complaints: Sequence[str], of: int) -> UserError:
+    """The error that lists the bad ones ``of`` so many files."""
+    return UserError(
+        f"{len(complaints):,} of {of:,} image files cannot be used:{listed(complaints)}"
+        "\nDownload them again, or leave such patches out: --on-bad skip."
+    )
+
+
+def check_image(data: bytes, checker: LayoutChecker) -> Layout:
     """Prove one whole file, compressed streams included. Raises TiffError with the reason alone."""
     layout = checker.check(data, len(data))
     if isinstance(layout, NeedsDecoder):
@@ -78,20 +81,27 @@ def check_image(data: bytes, checker: LayoutChecker) -> StripLayout | NeedsDecod
     return layout
 
 
-def scan_layouts(table: PatchTable, *, threads: int, progress: bool) -> Layouts:
+def scan_layouts(
+    table: PatchTable, *, threads: int, progress: bool, cache_dir: str | Path | None = None,
+    say: Callable[[str], None] = print,
+) -> Layouts:  # fmt: skip
     """Check every file's header, and every compressed file in full.
 
-    At 220,025 files of Kaggle's kind this opens each once and reads 512 bytes of it.
+    At 220,025 files of Kaggle's kind this opens each once and reads 512 bytes of it. Compressed files, and those in a
+    .zip, are decoded once: the next start finds the verdicts in ``cache_dir``.
 
     Args:
         table: the split to check.
         threads: reading threads.
         progress: whether to show a progress bar (on a terminal only).
+        cache_dir: where verdicts are found and kept; None keeps none.
+        say: told when kept verdicts cannot be used or kept.
     """
     checker = LayoutChecker()
+    verdicts_kept = Verdicts(None if cache_dir is None else Path(cache_dir), table.split, table.store, say)
 
     def check_rows(rows: range) -> list[_Checked]:
-        return [_check_row(table.store, row, checker) for row in rows]
+        return [_check_row(table.store, row, checker, verdicts_kept) for row in rows]
 
     tasks = [range(start, min(start + _ROWS_A_TASK, len(table))) for start in range(0, len(table), _ROWS_A_TASK)]
     verdicts: list[_Checked] = []
@@ -100,26 +110,36 @@ def scan_layouts(table: PatchTable, *, threads: int, progress: bool) -> Layouts:
         tqdm(total=len(table), desc=f"checking {table.split}", unit="file", leave=False,
              disable=None if progress else True) as bar,
     ):  # fmt: skip
-        for checked in pool.map(check_rows, tasks):
-            verdicts.extend(checked)
-            bar.update(len(checked))
+        try:
+            for checked in pool.map(check_rows, tasks):
+                verdicts.extend(checked)
+                bar.update(len(checked))
+        finally:  # an hour's decoding is not lost by an interrupt
+            pool.shutdown(wait=True, cancel_futures=True)
+            verdicts_kept.save()
     return _summarise(table, verdicts)
 
 
-def _check_row(store: object, row: int, checker: LayoutChecker) -> _Checked:
+def _check_row(store: Store, row: int, checker: LayoutChecker, verdicts: Verdicts) -> _Checked:
     size = mtime_ns = 0
     try:
         if not isinstance(store, FolderStore):
-            data = store.read(row)
-            return _Checked(check_image(data, checker), "", len(data), 0)
+            stamp = store.stamp(row)
+            layout = verdicts.get(stamp)
+            if layout is None:
+                layout = check_image(store.read(row), checker)
+                verdicts.keep(stamp, layout)
+            return _Checked(layout, "", stamp.size, 0)
         descriptor, status = store.open(row)
         size, mtime_ns = status.st_size, status.st_mtime_ns
         try:
-            layout = None
-            with contextlib.suppress(PrefixTooShort):
-                layout = checker.check(os.pread(descriptor, HEAD_BYTES, 0), size)
-            if not isinstance(layout, StripLayout):
-                layout = check_image(read_all(descriptor, size), checker)
+            layout = verdicts.get(store.stamp(row, status))
+            if layout is None:
+                with contextlib.suppress(PrefixTooShort):
+                    layout = checker.check(os.pread(descriptor, HEAD_BYTES, 0), size)
+                if not isinstance(layout, StripLayout):
+                    layout = check_image(read_all(descriptor, size), checker)
+                    verdicts.keep(store.stamp(row, status), layout)
         except OSError as error:
             raise unreadable(store.name(row), error) from error
         finally:

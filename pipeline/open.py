@@ -66,9 +66,9 @@ def open_source(
             "source resident: expected a GPU, found --device cpu; use --source packed, auto, or fused, which also "
             "holds the patches in memory"
         )
-    opener = _Opener(table, settings, Path(cache_dir), verify_ids, progress)
+    opener = _Opener(table, settings, Path(cache_dir), verify_ids, progress, say)
     if kind in IN_MEMORY or (kind == "auto" and device.type == "cuda"):
-        source, why = opener.in_memory(kind, device, say)
+        source, why = opener.in_memory(kind, device)
     else:
         source, why = opener.for_kind(kind)
         opener.verify(source)
@@ -80,10 +80,11 @@ class _Opener:
     """Opens one split by the kind of source asked for."""
 
     def __init__(
-        self, table: PatchTable, settings: InputSettings, cache_dir: Path, verify_ids: bool, progress: bool
+        self, table: PatchTable, settings: InputSettings, cache_dir: Path, verify_ids: bool, progress: bool,
+        say: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._table, self._settings = table, settings
-        self._verify_ids, self._progress = verify_ids, progress
+        self._verify_ids, self._progress, self._say = verify_ids, progress, say
         self._cache_dir = cache_dir
         self._ids_verified = False
 
@@ -98,7 +99,7 @@ class _Opener:
     def _existing_pack(self) -> PackFile | None:
         if not any(self._cache_dir.glob(pack_path(Path(), self._table, "*").name)):
             return None  # none to compare with: the fingerprint, which asks about every file, is not needed
-        return find_pack(self._path, self._table, self._fingerprint)
+        return find_pack(self._path, self._table, self._fingerprint, threads=self._settings.threads)
 
     def for_kind(self, kind: str) -> tuple[PixelSource | TiffSource, str]:
         """The source and why it was picked."""
@@ -130,7 +131,7 @@ class _Opener:
             verify_pixels(source, self._table.ids, threads=self._settings.threads, progress=self._progress)
             self._ids_verified = True
 
-    def in_memory(self, kind: str, device: torch.device, say: Callable[[str], None]) -> tuple[AnySource, str]:
+    def in_memory(self, kind: str, device: torch.device) -> tuple[AnySource, str]:
         """The split in device memory and why, or what takes its place where it does not fit ("auto": or crowds it).
 
         Staged from a packed file if there is one, else from the image files in one pass: their headers are checked
@@ -152,7 +153,7 @@ class _Opener:
             except UserError as error:
                 if not isinstance(source, UncheckedStrips):
                     raise
-                say(f"{self._table.split}: not read in one pass: {error}; now every file's header is read first")
+                self._say(f"{self._table.split}: not read in one pass: {error}; now every file's header is read first")
                 source, why = self._checked(kind)
                 if isinstance(source, TiffSource):
                     return source, why
@@ -206,7 +207,10 @@ class _Opener:
         return PackedSource(pack)
 
     def _scan(self) -> Layouts:
-        layouts = scan_layouts(self._table, threads=self._settings.threads, progress=self._progress)
+        layouts = scan_layouts(
+            self._table, threads=self._settings.threads, progress=self._progress, cache_dir=self._cache_dir,
+            say=self._say,
+        )  # fmt: skip
         layouts.require_good()
         return layouts
 

@@ -17,12 +17,11 @@ from pipeline.dataset import PatchTable
 from pipeline.decode import Decoder
 from pipeline.errors import UserError
 from pipeline.files import sync_folder
-from pipeline.layouts import check_image
+from pipeline.layouts import bad_files, check_image, scan_layouts
 from pipeline.packfile import CHANNELS, HEADER_BYTES, PackFile, PackHeader, encode_header, encode_index
 from pipeline.tiff import LayoutChecker, StripLayout, TiffError
 
 _ROWS_A_TASK = 128
-_SHOWN = 20
 SUFFIX = ".packed"
 
 
@@ -40,17 +39,18 @@ def pack_path(cache_dir: str | Path, table: PatchTable, fingerprint: str) -> Pat
     return Path(cache_dir) / f"{table.split}-{fingerprint[:16]}{SUFFIX}"
 
 
-def find_pack(path: Path, table: PatchTable, fingerprint: str) -> PackFile | None:
+def find_pack(path: Path, table: PatchTable, fingerprint: str, *, threads: int) -> PackFile | None:
     """The packed file if it stands and belongs to the table; None if there is none.
 
     Raises:
-        UserError: there is one, but it is damaged or belongs to other data.
+        UserError: there is one, but it is damaged (every patch is held against its checksum) or belongs to other data.
     """
     if not path.exists():
         return None
     pack = PackFile(path)
     if pack.header.fingerprint != fingerprint or pack.ids != table.ids.tolist():
         raise UserError(f"{path}: was packed from other files than those of {table.store.name(0)}; delete it")
+    pack.require_undamaged(threads=threads)
     return pack
 
 
@@ -76,7 +76,7 @@ def make_pack(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.with_suffix(".lock")):
-            pack = find_pack(path, table, fingerprint)
+            pack = find_pack(path, table, fingerprint, threads=threads)
             if pack is None or (verify_ids and not pack.header.ids_verified):
                 _pack(table, path, fingerprint, threads, verify_ids, progress)
                 pack = PackFile(path)
@@ -114,7 +114,7 @@ def _pack(
         with contextlib.suppress(AttributeError):  # no posix_fallocate on macOS
             os.posix_fallocate(descriptor, 0, HEADER_BYTES + len(table) * packer.patch_bytes)
         crc32 = _run(packer, table, threads, progress)
-        index = encode_index(crc32, table.ids.tolist())
+        index = encode_index(crc32, table.ids.tolist(), table.left_out)
         header = PackHeader(
             split=table.split, count=len(table), height=packer.height, width=packer.width, fingerprint=fingerprint,
             index_bytes=len(index), index_crc32=zlib.crc32(index), ids_verified=verify_ids,
@@ -147,9 +147,9 @@ def _run(packer: "_Packer", table: PatchTable, threads: int, progress: bool) -> 
             pool.shutdown(wait=True, cancel_futures=True)
             raise
     if bad:
-        shown = "\n  ".join(bad[row] for row in sorted(bad)[:_SHOWN])
-        more = f"\n  … and {len(bad) - _SHOWN:,} more" if len(bad) > _SHOWN else ""
-        raise UserError(f"{len(bad):,} of {len(table):,} image files cannot be used:\n  {shown}{more}")
+        # The same text as for every other source. The packer measured all by its first file, which may be the odd one.
+        scan_layouts(table, threads=threads, progress=progress).require_good()
+        raise bad_files([bad[row] for row in sorted(bad)], len(table))
     return crc32
 
 

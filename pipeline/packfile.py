@@ -1,13 +1,15 @@
 """The packed file: a split's pixels in one memory-mapped file, with an index and checksums of its own.
 
 Layout, little-endian: a header of 4,096 bytes (magic, CRC-32 and length of a JSON text, the text); N * H * W * 3
-bytes of pixels; the index: N CRC-32 of the patches as uint32, then the ids, UTF-8, one a line.
+bytes of pixels; the index: N CRC-32 of the patches as uint32, then a JSON text: the ids in their order, and which
+of the split's patches were left out and why.
 """
 
 import json
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,11 +18,12 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.stores import unreadable
 
-MAGIC = b"HCDPACK1"
+MAGIC = b"HCDPACK2"
 # One page, so that the mapped pixels are page-aligned.
 HEADER_BYTES = 4096
 CHANNELS = 3
 _PREFIX = struct.Struct("<8sII")
+_ROWS_A_TASK = 512
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,9 @@ class PackHeader:
         return HEADER_BYTES + self.count * self.patch_bytes
 
 
-def encode_index(crc32: np.ndarray, ids: Sequence[str]) -> bytes:
+def encode_index(crc32: np.ndarray, ids: Sequence[str], left_out: Mapping[str, str]) -> bytes:
     """The index's bytes."""
-    return crc32.astype("<u4").tobytes() + "\n".join(ids).encode()
+    return crc32.astype("<u4").tobytes() + json.dumps({"ids": list(ids), "left_out": dict(left_out)}).encode()
 
 
 def encode_header(header: PackHeader) -> bytes:
@@ -65,7 +68,7 @@ class PackFile:
     """A packed file opened for reading."""
 
     def __init__(self, path: Path) -> None:
-        """Open and check header, size and index; the pixels' checksums are left to ``damaged_rows``.
+        """Open and check header, size and index; the pixels' checksums are left to ``require_undamaged``.
 
         Raises:
             UserError: the file is missing, not a packed file, cut short or damaged.
@@ -87,17 +90,32 @@ class PackFile:
         count = self.header.count
         self.height, self.width = self.header.height, self.header.width
         self.crc32 = np.frombuffer(index, "<u4", count)
-        self.ids = index[4 * count :].decode().split("\n")
-        if len(self.ids) != count:
-            raise self._damaged(f"expected {count:,} ids, found {len(self.ids):,}")
+        content = json.loads(index[4 * count :])
+        self.ids: list[str] = content["ids"]
+        self.left_out: dict[str, str] = content["left_out"]
+        """{id: reason} of the split's patches that it does not hold."""
         self.patches = np.memmap(
             path, np.uint8, "r", offset=HEADER_BYTES, shape=(count, self.height, self.width, CHANNELS)
         )
         """[N, H, W, 3] uint8, read-only."""
 
-    def damaged_rows(self, rows: np.ndarray) -> np.ndarray:
+    def damaged_rows(self, rows: Iterable[int]) -> list[int]:
         """Those of ``rows`` whose pixels do not match their CRC-32."""
-        return np.array([row for row in rows if zlib.crc32(self.patches[row]) != self.crc32[row]], np.int64)
+        return [row for row in rows if zlib.crc32(self.patches[row]) != self.crc32[row]]
+
+    def require_undamaged(self, *, threads: int) -> None:
+        """Hold all pixels against their CRC-32, which also brings the file into the page cache.
+
+        Raises:
+            UserError: the disk has changed some.
+        """
+        rows = range(len(self.ids))
+        tasks = [rows[start : start + _ROWS_A_TASK] for start in rows[::_ROWS_A_TASK]]
+        with ThreadPoolExecutor(threads) as pool:
+            damaged = [row for found in pool.map(self.damaged_rows, tasks) for row in found]
+        if damaged:
+            first = self.ids[damaged[0]]
+            raise self._damaged(f"{len(damaged):,} patches do not match their checksums, first that of id {first!r}")
 
     def _read_header(self, data: bytes) -> PackHeader:
         if len(data) < HEADER_BYTES or data[: len(MAGIC)] != MAGIC:
@@ -108,8 +126,9 @@ class PackFile:
             raise self._damaged("its header does not match its checksum")
         try:
             header = PackHeader(**json.loads(text))
-            if min(header.count, header.height, header.width) < 1:
-                raise ValueError("no patches")
+            numbers = header.count, header.height, header.width, header.index_bytes
+            if not all(type(number) is int and number >= 1 for number in numbers):
+                raise ValueError(f"expected positive whole numbers, found {numbers}")
         except (TypeError, ValueError) as error:
             raise self._damaged(f"its header is of another version ({error})") from error
         return header

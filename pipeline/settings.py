@@ -1,6 +1,5 @@
 """Settings of the input path, and the one rule that says which of several given values wins."""
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.files import read_json
 
 SOURCES = ("auto", "tiff", "strip", "packed", "resident", "fused")
 TUNED_FILE = "tuned.json"
@@ -142,21 +142,18 @@ def read_tuned(cache_dir: str | Path) -> dict[str, Any]:
         UserError: the file is damaged, of another schema, or holds what is no input setting.
     """
     path = Path(cache_dir) / TUNED_FILE
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); delete it and run `python -m bench tune` again") from error
     known = {field.name for field in fields(InputSettings)}
     try:
-        content = json.loads(text)
+        content = read_json(path, sealed=True)
         if content["schema"] != TUNED_SCHEMA:
-            raise ValueError(f"expected schema {TUNED_SCHEMA}, found {content['schema']!r}")
+            raise UserError(f"{path}: expected schema {TUNED_SCHEMA}, found {content['schema']!r}")
         settings = content["settings"]
         if unknown := set(settings) - known:
-            raise ValueError(f"unknown settings {sorted(unknown)}; expected only {sorted(known)}")
+            raise UserError(f"{path}: unknown settings {sorted(unknown)}; expected only {sorted(known)}")
         replace(InputSettings(), **settings)
-    except (ValueError, KeyError, TypeError, UserError) as error:
-        raise UserError(f"{path}: damaged: {error}; delete it and run `python -m bench tune` again") from error
+    except (UserError, KeyError, TypeError) as error:
+        where = "" if str(path) in str(error) else f"{path}: damaged: "
+        raise UserError(f"{where}{error}; delete it and run `python -m bench tune` again") from error
     return settings

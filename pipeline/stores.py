@@ -7,9 +7,9 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -25,14 +25,31 @@ _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _EXTRA_GUESS = 64
 
 
+class Stamp(NamedTuple):
+    """What says that a file is the one that was looked at before."""
+
+    name: str
+    """Within the store."""
+    size: int
+    """Bytes."""
+    version: int
+    """When it was last changed, ns; its CRC-32 within a .zip."""
+
+
 class Store(Protocol):
     """The image files of one split, numbered as the split's ids are. Every method may be called by any thread."""
+
+    place: Path
+    """The folder or .zip."""
 
     def name(self, row: int) -> str:
         """What to call the file in a message."""
 
     def read(self, row: int) -> bytes:
         """The whole file. Raises UserError naming it."""
+
+    def stamp(self, row: int) -> Stamp:
+        """The file's stamp. Raises UserError naming a file that is not there."""
 
     def fingerprint(self) -> str:
         """Hexadecimal digest that changes when any file of the split is exchanged."""
@@ -45,13 +62,13 @@ class FolderStore:
     """Files ``folder/<id><suffix>``."""
 
     def __init__(self, folder: Path, ids: Sequence[str], suffixes: Sequence[str]) -> None:
-        self.folder = folder
+        self.place = folder
         self._prefix = f"{folder}{os.sep}"
         self._names = [identifier + suffix for identifier, suffix in zip(ids, suffixes, strict=True)]
 
     def take(self, rows: np.ndarray) -> "FolderStore":
         names = [self._names[row] for row in rows.tolist()]
-        return FolderStore(self.folder, names, [""] * len(names))
+        return FolderStore(self.place, names, [""] * len(names))
 
     def name(self, row: int) -> str:
         return self._prefix + self._names[row]
@@ -82,22 +99,23 @@ class FolderStore:
         finally:
             os.close(descriptor)
 
+    def stamp(self, row: int, status: os.stat_result | None = None) -> Stamp:
+        """As in ``Store``; of a file that is open, ``status`` saves the look."""
+        try:
+            status = status or os.stat(self.name(row))
+        except OSError as error:
+            raise unreadable(self.name(row), error) from error
+        return Stamp(self._names[row], status.st_size, status.st_mtime_ns)
+
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(b"folder")
-        for row, name in enumerate(self._names):
-            try:
-                status = os.stat(self._prefix + name)
-            except OSError as error:
-                raise unreadable(self.name(row), error) from error
-            digest.update(f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-        return digest.hexdigest()
+        return _fingerprint(b"folder", (self.stamp(row) for row in range(len(self._names))))
 
 
 class ZipStore:
     """Members of a .zip, read in place: 277,000 extracted files are what everybody hates about this data set."""
 
     def __init__(self, archive: "Archive", members: Sequence[str]) -> None:
-        self.archive = archive
+        self.archive, self.place = archive, archive.path
         self._members = list(members)
         infos = [archive.members[name] for name in self._members]
         self._offset = np.array([info.header_offset for info in infos], np.int64)
@@ -117,11 +135,11 @@ class ZipStore:
             member, int(self._offset[row]), int(self._packed[row]), int(self._size[row]), int(self._crc[row])
         )
 
+    def stamp(self, row: int) -> Stamp:
+        return Stamp(self._members[row], int(self._size[row]), int(self._crc[row]))
+
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(b"zip")
-        for member, size, crc in zip(self._members, self._size, self._crc, strict=True):
-            digest.update(f"{member}\0{size}\0{crc}\n".encode())
-        return digest.hexdigest()
+        return _fingerprint(b"zip", (self.stamp(row) for row in range(len(self._members))))
 
 
 class Archive:
@@ -187,6 +205,13 @@ class Archive:
 
     def _pread(self, size: int, offset: int) -> bytes:
         return os.pread(self._descriptor, size, offset)
+
+
+def _fingerprint(kind: bytes, stamps: Iterable[Stamp]) -> str:
+    digest = hashlib.sha256(kind)
+    for name, size, version in stamps:
+        digest.update(f"{name}\0{size}\0{version}\n".encode())
+    return digest.hexdigest()
 
 
 def read_all(descriptor: int, size: int) -> bytes:

@@ -8,11 +8,10 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.decode import Decoder
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
 from pipeline.sources import CHANNELS, PixelSource, TiffSource
 
 _ROWS_A_TASK = 256
-_SHOWN = 20
 
 
 def iterate_pixels(
@@ -54,8 +53,7 @@ def verify_ids(source: PixelSource | TiffSource, ids: np.ndarray, *, threads: in
                     wrong.append(f"{source.name(int(row))}: expected pixels whose SHA-1 is {ids[row]}, found {found}")
             bar.update(len(rows))
     if wrong:
-        more = f"\n  … and {len(wrong) - _SHOWN:,} more" if len(wrong) > _SHOWN else ""
         raise UserError(
-            f"{len(wrong):,} of {len(ids):,} patches do not match their ids:\n  " + "\n  ".join(wrong[:_SHOWN]) + more
-            + "\nDownload them again; for data whose ids are no checksums, leave --verify-ids out."
-        )  # fmt: skip
+            f"{len(wrong):,} of {len(ids):,} patches do not match their ids:{listed(wrong)}"
+            "\nDownload them again; for data whose ids are no checksums, leave --verify-ids out."
+        )

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from models.views import TTA_VIEWS
 from pipeline.dataset import open_dataset
 from pipeline.errors import UserError
+from pipeline.left_out import usable_again
 from pipeline.open import open_source
 from pipeline.settings import InputSettings
 from pipeline.sources import check_source_size
@@ -38,7 +39,11 @@ class Patches:
         place = data_dir or run.settings.get("data_dir")
         if not place:
             raise UserError("config.json does not say where the data is; give --data-dir")
-        self.table = open_dataset(place).require_train()
+        left_out = run.path / "left_out.csv"
+        skip = left_out.exists()
+        self.table = open_dataset(place, skip_missing=skip).require_train()
+        if skip:
+            self.table = usable_again(self.table, left_out)
         row_of = {identifier: row for row, identifier in enumerate(self.table.ids.tolist())}
         lacking = [identifier for identifier in validation.ids.tolist() if identifier not in row_of]
         if lacking:

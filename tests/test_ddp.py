@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from training_cases import BATCHES, ONE_THREAD, ROOT, smoke_args, write_small_dataset
 
 from models.saved import read_weights
+from pipeline.left_out import read_left_out
 from training.checkpoint import load_checkpoint
 from training.metrics import read_metrics
 from training.run_folder import RunFolder
@@ -47,13 +49,18 @@ def test_two_processes_learn_what_one_learns(data, tmp_path):
     np.testing.assert_allclose(result["metrics_two"], result["metrics_one"], atol=1e-5)
 
 
-def test_train_py_under_torchrun(data, tmp_path):
-    out = RunFolder(tmp_path / "run")
-    ended = torchrun("train.py", *smoke_args(data, out.path, "--epochs", "1", "--checkpoint-every", "5"))
+def test_train_py_under_torchrun_leaves_the_same_bad_files_out_in_every_process(data, tmp_path):
+    data, out = Path(shutil.copytree(data, tmp_path / "data")), RunFolder(tmp_path / "run")
+    bad = sorted((data / "train").iterdir())[:2]
+    bad[0].write_bytes(b"")
+    bad[1].unlink()
+    more = ("--epochs", "1", "--checkpoint-every", "5", "--on-bad", "skip")
+    ended = torchrun("train.py", *smoke_args(data, out.path, *more))
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("epoch 1/1") == 1, "process 0 alone prints"
     state = load_checkpoint(out.last, belongs_to={})
-    assert state["progress"]["step"] == BATCHES and len(state["processes"]) == 2
+    assert state["progress"]["step"] == BATCHES - 1  # 190 of 192 patches
+    assert set(read_left_out(out.left_out)) == {path.stem for path in bad} and len(state["processes"]) == 2
     assert [row.epoch for row in read_metrics(out.metrics)] == [1]
     assert read_weights(out.best)[1].epoch == 1
     assert len(out.validation.read_text().splitlines()) == 1 + 48

@@ -1,7 +1,6 @@
 """Predicting: what is averaged, what is written, and in which order."""
 
 import csv
-import json
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ import predict as command
 import train
 from models.views import TTA_VIEWS, dihedral_view
 from pipeline.errors import UserError
-from pipeline.files import write_csv
+from pipeline.files import write_csv, write_json
 from training.inference import batch_logits, predict_logits
 from training.metrics import score
 from training.networks import not_trained_on, read_temperatures
@@ -152,7 +151,7 @@ def test_threshold_writes_labels(data, runs, tmp_path):
 def test_calibrated_divides_each_runs_logits_by_its_temperature(data, runs, tmp_path, monkeypatch):
     for run, temperature in zip(runs, (2.0, 0.5), strict=True):
         monkeypatch.setattr("training.networks.CALIBRATION_FILE", f"{tmp_path}/{run.name}.json")
-        (tmp_path / f"{run.name}.json").write_text(json.dumps({"schema": 1, "temperature": temperature}))
+        write_json(tmp_path / f"{run.name}.json", {"schema": 1, "temperature": temperature})
         predict(run, data_dir=data, cache_dir=tmp_path, out=tmp_path / "plain.csv")
         predict(run, data_dir=data, cache_dir=tmp_path, out=tmp_path / "calibrated.csv", calibrated=True)
         plain, calibrated = (

@@ -162,8 +162,8 @@ def packed(tmp_path: Path, dataset) -> tuple[PatchTable, Path, str]:
 def test_pack_leaves_one_whole_file_and_is_found_again(packed) -> None:
     table, path, fingerprint = packed
     assert sorted(p.suffix for p in path.parent.iterdir()) == [".lock", ".packed"]
-    pack = find_pack(path, table, fingerprint)
-    assert len(pack.damaged_rows(np.arange(len(table)))) == 0
+    pack = find_pack(path, table, fingerprint, threads=1)
+    assert pack.ids == table.ids.tolist() and pack.damaged_rows(range(len(table))) == []
     before = path.stat().st_mtime_ns
     make_pack(table, path, fingerprint, threads=2, progress=False)
     assert path.stat().st_mtime_ns == before
@@ -184,21 +184,23 @@ def test_damaged_packs_are_refused(packed, where: int | str, said: str) -> None:
         content[where] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(UserError, match=said):
-        find_pack(path, table, fingerprint)
+        find_pack(path, table, fingerprint, threads=1)
 
 
 def test_damaged_pixels_are_found_by_the_packs_own_checksums(packed) -> None:
-    _, path, _ = packed
+    table, path, fingerprint = packed
     content = bytearray(path.read_bytes())
     content[4096 + 17 * 32 * 32 * 3 + 5] ^= 1
     path.write_bytes(content)
-    assert PackFile(path).damaged_rows(np.arange(200)).tolist() == [17]
+    assert PackFile(path).damaged_rows(range(200)) == [17]
+    with pytest.raises(UserError, match=f"1 patches do not match their checksums, first that of id '{table.ids[17]}'"):
+        find_pack(path, table, fingerprint, threads=2)
 
 
 def test_a_pack_of_other_data_is_refused(packed) -> None:
     table, path, _ = packed
     with pytest.raises(UserError, match="packed from other files"):
-        find_pack(path, table, "0" * 64)
+        find_pack(path, table, "0" * 64, threads=1)
 
 
 def test_verify_ids_finds_a_changed_pixel(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from models import PretrainedUnavailable, create_model
 from models.saved import WeightsInfo
 from pipeline.dataset import PatchTable, open_dataset
 from pipeline.errors import UserError
+from pipeline.left_out import usable, usable_again, without
 from pipeline.loader import Loader
 from pipeline.open import open_source
 from pipeline.settings import (
@@ -96,14 +97,15 @@ def train_inputs(
         UserError: the data set, the split or the batch size cannot be trained on; said before anything is written.
     """
     data, optim = config.data, config.optim
-    table = open_dataset(data.data_dir).require_train()
+    settings = input_settings(data.source, data.workers, data.cache_dir, world.say)
+    listed = open_dataset(data.data_dir, skip_missing=True).require_train()
+    table = usable_table(listed, data, settings, folder if config.run.resume else None, world)
     world.say(table.describe())
     if table.synthetic:
         world.say(SYNTHETIC_NOTE)
     split = run_split(table, data, config.run.seed, folder if config.run.resume else None)
     world.say(f"split: {split.description}")
     check_split(split, table.labels, optim.batch_size, world.size)
-    settings = input_settings(data.source, data.workers, data.cache_dir, world.say)
     with world.main_first():
         source = open_source(
             table, settings, device=device, cache_dir=data.cache_dir, say=world.say, progress=world.is_main,
@@ -130,6 +132,21 @@ def train_inputs(
     finally:
         train.close()
         validation.close()
+
+
+def usable_table(
+    table: PatchTable, data: DataSettings, settings: InputSettings, folder: RunFolder | None, world: World
+) -> PatchTable:
+    """What of ``table`` the run learns from: by the list in its ``folder``, else by ``--on-bad``.
+
+    Process 0 decides for all. Raises UserError if nothing is left, or the list does not fit the data.
+    """
+    found = table
+    if data.on_bad == "skip" and folder is not None and folder.left_out.exists():
+        found = usable_again(table, folder.left_out)
+    elif world.is_main:
+        found = usable(table, data.on_bad, threads=settings.threads, cache_dir=data.cache_dir, say=world.say)
+    return without(table, world.broadcast(found.left_out))
 
 
 def run_split(table: PatchTable, data: DataSettings, seed: int, folder: RunFolder | None) -> Split:
@@ -237,6 +254,7 @@ def describe_run(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
         "patch_size": list(inputs.patch_size),
         "train_patches": len(inputs.split.train),
         "validation_patches": len(inputs.split.validation),
+        "left_out_patches": len(inputs.table.left_out),
         "train_positive_share": inputs.prevalence,
         "validation_positive_share": float(labels[inputs.split.validation].mean()),
         "split": inputs.split.description,

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from pipeline.errors import UserError
+from pipeline.left_out import OnBad
 
 PresetName = Literal["fast", "accurate", "smoke"]
 _TUNED_HINT = "(default: tuned.json's, else {})"
@@ -90,6 +91,8 @@ class DataSettings:
     """Threads that read and augment; 0 takes every core."""
     cache_dir: Path = Path("cache")
     """Folder for packed files and tuned.json."""
+    on_bad: OnBad = "error"
+    """error: list all bad files and stop; skip: leave such patches out, and list them in the run's left_out.csv."""
     verify_ids: bool = False
     """Check first that each id is the SHA-1 of its pixels, as in Kaggle's data."""
 

@@ -57,8 +57,8 @@ def read_temperatures(runs: Sequence[Path]) -> np.ndarray:
         path = run / CALIBRATION_FILE
         if not path.exists():
             raise UserError(f"{path}: expected the run's calibration, found nothing; make it: python -m report {run}")
-        content = read_json(path)
-        temperature = content.get("temperature") if isinstance(content, dict) else None
+        content = read_json(path, sealed=True)
+        temperature = content.get("temperature")
         number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
         if not number or not 0 < temperature < float("inf"):
             raise UserError(

@@ -56,6 +56,11 @@ class RunFolder:
         return self.path / "split.csv"
 
     @property
+    def left_out(self) -> Path:
+        """id,reason: which patches were left out because their files are bad; with --on-bad skip."""
+        return self.path / "left_out.csv"
+
+    @property
     def metrics(self) -> Path:
         """One row an epoch."""
         return self.path / "metrics.csv"
@@ -156,10 +161,9 @@ def read_config(path: Path) -> TrainConfig:
     Raises:
         UserError: the file is missing, damaged or of another version.
     """
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("schema") != CONFIG_SCHEMA:
-        found = content.get("schema") if isinstance(content, dict) else type(content).__name__
-        raise UserError(f"{path}: expected a run's settings of schema {CONFIG_SCHEMA}, found {found!r}")
+    content = read_json(path, sealed=True)
+    if content.get("schema") != CONFIG_SCHEMA:
+        raise UserError(f"{path}: expected a run's settings of schema {CONFIG_SCHEMA}, found {content.get('schema')!r}")
     return from_dict(content.get("settings") or {}, path)
 
 
