@@ -32,6 +32,8 @@ from training.inference import predict_logits
 from training.metrics import score_probabilities, sigmoid
 from training.networks import load_networks, not_trained_on, read_temperatures
 
+BATCH_SIZES = {"cpu": 256, "cuda": 2048}
+
 
 @dataclass(frozen=True)
 class PredictSettings:
@@ -53,8 +55,8 @@ class PredictSettings:
     """Divide each run's logits by the temperature in its calibration.json, so that probabilities mean what they say."""
     evaluate: bool = False
     """Score the labelled patches that none of the runs was trained on, instead of predicting the test patches."""
-    batch_size: int = 256
-    """Patches a batch; changes speed alone."""
+    batch_size: int = 0
+    """Patches a batch; changes speed alone. 0 takes 256 on a CPU and 2,048 on a GPU."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto takes the GPU, and stops when there is one that cannot be used."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
@@ -94,8 +96,9 @@ def predict(settings: PredictSettings) -> None:
     rows = rows_to_predict(settings, table)
     source = open_source(table, inputs, device=device, cache_dir=settings.cache_dir)
     check_source_size(source, infos[0].patch_size)
+    batch_size = settings.batch_size or BATCH_SIZES[device.type]
     loader = Loader(
-        source, rows, None, batch_size=settings.batch_size, device=device, augment=AUGMENTATIONS["none"],
+        source, rows, None, batch_size=batch_size, device=device, augment=AUGMENTATIONS["none"],
         normalisation=Normalisation(infos[0].mean, infos[0].std), settings=inputs, shuffle=False, drop_last=False,
     )  # fmt: skip
     start = time.perf_counter()
@@ -124,8 +127,8 @@ def predict(settings: PredictSettings) -> None:
 
 def check(settings: PredictSettings) -> None:
     """Raise UserError for settings out of range."""
-    if settings.batch_size < 1:
-        raise UserError(f"--batch-size {settings.batch_size}: expected at least 1")
+    if settings.batch_size < 0:
+        raise UserError(f"--batch-size {settings.batch_size}: expected at least 1, or 0 for the device's own")
     if settings.threshold is not None and not 0 <= settings.threshold <= 1:
         raise UserError(f"--threshold {settings.threshold}: expected a number from 0 to 1")
     if (settings.workers or 0) < 0:

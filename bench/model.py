@@ -1,8 +1,6 @@
 """Forward and training step on batches that are there already: what the network alone can do on this machine."""
 
-import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -22,6 +20,7 @@ from pipeline.dataset import open_dataset
 from pipeline.errors import UserError
 from pipeline.tiff import LayoutChecker
 from training.build import build_model
+from training.compiling import compiled
 from training.config import ModelSettings, OptimSettings
 from training.device import choose_device, choose_precision, prepare_backends
 from training.inference import batch_logits
@@ -29,6 +28,7 @@ from training.step import TrainStep
 
 LAYOUTS = {"channels-last": torch.channels_last, "NCHW": torch.contiguous_format}
 WAYS = ("forward", "training step")
+Mode = Literal["eager", "compiled", "default", "reduce-overhead", "max-autotune"]
 # Side of the square matrices whose product says what the machine's peak is.
 _MATMUL_SIZE = {"cuda": 8192, "cpu": 2048}
 _SCHEDULE_STEPS = 10_000_000
@@ -51,8 +51,8 @@ class Model(BenchOptions):
     """Number formats; all but fp32 are autocast."""
     batch_sizes: tuple[int, ...] = (64, 256)
     """Patches a batch."""
-    modes: tuple[Literal["eager", "compiled"], ...] = ("eager", "compiled")
-    """With torch.compile or without."""
+    modes: tuple[Mode, ...] = ("eager", "compiled")
+    """Without torch.compile; with train.py's --compile; or with one of its modes by name."""
     seconds: float = 1.0
     """Of each measurement, at least; three calls at least."""
     repeats: int = 3
@@ -120,7 +120,7 @@ class Combination:
     layout: str
     """A name of ``LAYOUTS``."""
     mode: str
-    """eager or compiled."""
+    """eager, compiled, or a mode of torch.compile."""
     batch_size: int
     """Patches a batch."""
 
@@ -162,19 +162,18 @@ class Network:
     """
 
     def __init__(self, name: str, combination: Combination, size: tuple[int, int], device: torch.device) -> None:
-        if combination.mode == "compiled":
-            require_compiler(device)
         began = time.perf_counter()
         memory = PeakMemory(device)
-        compiled = combination.mode == "compiled"
+        mode = "auto" if combination.mode == "compiled" else combination.mode
+        optim = OptimSettings() if mode == "eager" else replace(OptimSettings(), compile=True, compile_mode=mode)
         self._device, self._precision = device, choose_precision(combination.precision, device)
         layout, count = LAYOUTS[combination.layout], combination.batch_size
         self._step = TrainStep(
-            build_model(ModelSettings(name=name), seed=0), replace(OptimSettings(), compile=compiled),
+            build_model(ModelSettings(name=name), seed=0), optim,
             total_steps=_SCHEDULE_STEPS, device=device, precision=self._precision, memory_format=layout,
         )  # fmt: skip
         averaged = self._step.averaged.eval()
-        self._forward = torch.compile(averaged) if compiled else averaged
+        self._forward = averaged if mode == "eager" else compiled(averaged, mode, device)
         # Never zeros: a GPU draws less power, and clocks higher, on products of zeros.
         draw = torch.Generator(device).manual_seed(0)
         x = torch.randn(count, 3, *size, device=device, generator=draw).contiguous(memory_format=layout)
@@ -274,15 +273,6 @@ def count_flops(name: str, size: tuple[int, int]) -> dict[str, int]:
     with FlopCounterMode(display=False) as training:
         model(x).sum().backward()
     return {"forward": forward.get_total_flops() // 2, "training step": training.get_total_flops() // 2}
-
-
-def require_compiler(device: torch.device) -> None:
-    """Raise UserError where torch.compile has nothing to compile with."""
-    compiler = os.environ.get("CXX", "g++")
-    if device.type == "cpu" and not shutil.which(compiler):
-        raise UserError(
-            f"torch.compile on a CPU needs a C++ compiler, found no {compiler}: install one (apt install g++)"
-        )
 
 
 def show(model: str, flops: Mapping[str, int], peak: Mapping[str, float], rows: Iterable[Mapping[str, Any]]) -> None:

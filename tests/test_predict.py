@@ -88,6 +88,8 @@ def test_views_of_an_invariant_network_change_nothing_and_of_another_are_average
     torch.testing.assert_close(batch_logits(Corner(), x, precision=FP32, views=2), corners[:2].mean(0))
     torch.testing.assert_close(batch_logits(Corner(), x, precision=FP32, views=4), corners.mean(0))
     torch.testing.assert_close(batch_logits(Corner(), x, precision=FP32, views=8), corners.mean(0))
+    at_once = batch_logits(Corner(), x, precision=FP32, views=8, batched=True)
+    torch.testing.assert_close(at_once, corners.mean(0))
 
 
 def test_each_patch_is_delivered_once_whatever_is_averaged():
@@ -220,7 +222,7 @@ def test_bad_runs_are_refused_and_the_old_file_stays(data, runs, tmp_path):
     (broken / "best.safetensors").write_bytes(content[:-100])
     with pytest.raises(UserError, match="damaged"):
         predict(broken, data_dir=data, out=out)
-    for wrong in ({"batch_size": 0}, {"threshold": 1.5}, {"workers": -1}):
+    for wrong in ({"batch_size": -1}, {"threshold": 1.5}, {"workers": -1}):
         with pytest.raises(UserError, match="expected"):
             predict(runs[0], data_dir=data, out=out, **wrong)
     assert out.read_text() == "old"

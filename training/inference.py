@@ -11,18 +11,24 @@ from training.device import Precision
 
 
 @torch.inference_mode()
-def batch_logits(model: nn.Module, x: torch.Tensor, *, precision: Precision, views: int = 1) -> torch.Tensor:
+def batch_logits(
+    model: nn.Module, x: torch.Tensor, *, precision: Precision, views: int = 1, batched: bool | None = None
+) -> torch.Tensor:  # fmt: skip
     """Mean logit [B] float32 over the first ``views`` dihedral views of x [B, 3, H, W].
 
     Logits are averaged rather than probabilities: the views are looks at one patch by one network, and a mean of
     logits is not dominated by the one view that saturates.
+
+    ``batched`` runs all views of square patches as one batch: on a GPU by default, which wants large ones; a CPU
+    wants its caches.
     """
-    total = torch.zeros(len(x), device=x.device)
+    x = x if precision.name != "fp32" else x.float()
+    batched = batched if batched is not None else x.is_cuda
     with precision.autocast():
-        for index in range(views):
-            view = dihedral_view(x, index)
-            total += model(view if precision.name != "fp32" else view.float()).float()
-    return total / views
+        seen = (dihedral_view(x, index) for index in range(views))
+        if batched and x.shape[2] == x.shape[3]:
+            return model(torch.cat(list(seen))).float().view(views, len(x)).mean(0)
+        return sum(model(view).float() for view in seen) / views
 
 
 def predict_logits(

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from training.compiling import compiled
 from training.config import OptimSettings
 from training.device import Precision
 from training.distributed import ALONE, World
@@ -133,7 +134,7 @@ class TrainStep:
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self._forward: Callable[[torch.Tensor], torch.Tensor] = world.wrap(self.model, device)
         if settings.compile:
-            self._forward = torch.compile(self._forward)
+            self._forward = compiled(self._forward, settings.compile_mode, device)
 
     @property
     def averaged(self) -> nn.Module:
