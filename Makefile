@@ -8,11 +8,12 @@ DEMO := data/demo
 NEEDED_GB := 8
 MINUTES ?= 10
 
-.PHONY: help demo test fuzz lint lock clean
+.PHONY: help demo test bench fuzz lint lock clean
 
 help:
 	@echo "make demo    install, make SYNTHETIC data, train, predict: the whole way through once"
 	@echo "make test    install, run the tests (HCD_DATA=FOLDER_OR_ZIP adds those on real data)"
+	@echo "make bench   measure for some minutes, results into data/bench-results/ (DATA=FOLDER_OR_ZIP: on your patches)"
 	@echo "make fuzz    mutate TIFF files for MINUTES=10"
 	@echo "make lint    ruff over the code"
 	@echo "make lock    make requirements.txt anew from pyproject.toml"
@@ -23,6 +24,12 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+# The short version of every command of the bench, on SYNTHETIC patches unless DATA names others.
+DATA :=
+bench: $(STAMP)
+	$(if $(DATA),,$(BIN)/python -m pipeline synth --out data/bench --train 2000 --test 0)
+	$(BIN)/python -m bench all --short --data-dir $(or $(DATA),data/bench) --out-dir data/bench-results
 
 # Mutated TIFF files for longer than `make test` gives them.
 fuzz: $(STAMP)

@@ -34,8 +34,9 @@ class All:
             if command.short is None:
                 continue
             since = time.monotonic()
-            status[name] = self._run_one(name, command.short if self.short else ())
+            status[name] = self._run_one(name, self._options(name) + list(command.short if self.short else ()))
             print(f"{name}: {status[name]}, {time.monotonic() - since:.0f} s", flush=True)
+        status["plot"] = self._run_one("plot", [str(self.out_dir)])
         failed = [name for name, found in status.items() if found != "done"]
         print(
             f"{len(status) - len(failed)} of {len(status)} commands in {time.monotonic() - began:.0f} s; {self.out_dir}"
@@ -43,9 +44,11 @@ class All:
         if failed:
             raise UserError(f"these commands did not finish, each says above why: {', '.join(failed)}")
 
-    def _run_one(self, name: str, short: tuple[str, ...]) -> str:
-        options = ["--data-dir", str(self.data_dir), "--cache-dir", str(self.cache_dir)]
-        options += ["--out", str(self.out_dir / f"{name}.json"), *short]
+    def _options(self, name: str) -> list[str]:
+        options = {"data-dir": self.data_dir, "cache-dir": self.cache_dir, "out": self.out_dir / f"{name}.json"}
+        return [part for option, value in options.items() for part in (f"--{option}", str(value))]
+
+    def _run_one(self, name: str, options: list[str]) -> str:
         line = [sys.executable, "-m", "bench", name, *options]
         print(f"\n$ python {' '.join(line[1:])}", flush=True)
         limit_s = self.limit_s if self.short else None

@@ -26,6 +26,18 @@ class Command:
 
 # In the order in which `python -m bench all` runs them.
 COMMANDS: Mapping[str, Command] = {
+    "ceilings": Command(
+        "bench.ceilings",
+        "Ceilings",
+        "what bounds the rest: memory, file opens, writes, DALI, a GPU",
+        ("--patches", "2000", "--repeats", "5"),
+    ),
+    "loader": Command(
+        "bench.loader",
+        "LoaderBench",
+        "what each source delivers, and what bounds it; --stages says where time goes",
+        ("--patches", "1024", "--repeats", "3", "--round-s", "0.3"),
+    ),
     "peers": Command("bench.peers", "Peers", "the sources beside other ways of loading", ("--repeats", "5")),
     "model": Command(
         "bench.model",
@@ -34,5 +46,12 @@ COMMANDS: Mapping[str, Command] = {
         ("--repeats", "2", "--seconds", "0.2", "--batch-sizes", "64"),
     ),
     "train": Command("bench.train", "Train", "end to end through train.py's own loop", ("--repeats", "3")),
+    "scaling": Command(
+        "bench.scaling",
+        "Scaling",
+        "seconds an epoch, time to the first batch and memory against size",
+        ("--sizes", "1000", "4000", "16000", "--repeats", "2"),
+    ),
+    "plot": Command("bench.plot", "Plot", "pictures of result files", None),
     "all": Command("bench.all", "All", "every command above, each result into one folder", None),
 }

@@ -45,12 +45,13 @@ class BenchOptions:
         print(table.describe())
         return table, np.arange(min(self.patches, len(table))), device
 
-    def save(self, command: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write the result file, if one was asked for, and say where it is."""
+    def save(self, command: str, rows: Sequence[Mapping[str, Any]], *, synthetic: bool = False) -> None:
+        """Write the result file, if one was asked for, and say where it is; pictures of ``synthetic`` data say so."""
         if self.out is not None:
             # Of paths the last part alone: where a folder lies is nobody's business.
             settings = {name: v.name if isinstance(v, Path) else v for name, v in asdict(self).items()}
-            write_result(self.out, command, settings, rows)
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            write_result(self.out, command, settings | {"synthetic": synthetic}, rows)
             print(f"written to {self.out}")
 
 

@@ -113,17 +113,17 @@ class PackedSource:
 
     def __init__(self, pack: PackFile) -> None:
         self.height, self.width = pack.height, pack.width
-        self._pack = pack
+        self.pack = pack
 
     def __len__(self) -> int:
-        return len(self._pack.patches)
+        return len(self.pack.patches)
 
     def name(self, row: int) -> str:
-        return f"{self._pack.path}: patch {row}"
+        return f"{self.pack.path}: patch {row}"
 
     def read_into(self, rows: np.ndarray, out_u8: np.ndarray) -> None:
         # mode="clip" writes straight into out; the default would go through a buffer. Rows are ours and in range.
-        np.take(self._pack.patches, rows, axis=0, out=out_u8, mode="clip")
+        np.take(self.pack.patches, rows, axis=0, out=out_u8, mode="clip")
 
 
 class ResidentSource:

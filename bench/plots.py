@@ -1,0 +1,143 @@
+"""The bench's pictures: each function draws one result file."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, FuncFormatter, NullFormatter
+
+from bench.results import Result
+from bench.scaling import limit_mb
+from pipeline.errors import UserError
+from report import style
+
+_ROW_INCHES = 0.3
+_SOURCE_COLOURS = {
+    "tiff": style.NEGATIVE,
+    "strip": style.VALIDATION,
+    "packed": style.POSITIVE,
+    "resident": style.TEST,
+    "packing": style.ACCENT,
+}
+_THOUSANDS = FuncFormatter(lambda value, _: f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k")
+
+
+def draw_ladder(result: Result) -> Figure:
+    """Images/s of every way of loading, on a logarithmic axis, below the ceilings measured beside them."""
+    rows = measured(result)
+    ceilings = sorted((row for row in rows if row.get("ceiling")), key=lambda row: row["median"])
+    ways = sorted((row for row in rows if not row.get("ceiling")), key=lambda row: row["median"])
+    return _bars(result, [*ways, *ceilings], "What the loader delivers, and its ceilings")
+
+
+def draw_ceilings(result: Result) -> Figure:
+    """Patches/s of every ceiling, on a logarithmic axis."""
+    rows = [row for row in measured(result) if "images_per_s" in row]
+    return _bars(result, sorted(rows, key=lambda row: row["median"]), "What bounds an input path")
+
+
+@style.look()
+def _bars(result: Result, rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    figure, (ax,) = style.new_figure(panel=(7.6, 1.3 + _ROW_INCHES * len(rows)))
+    names = [row["name"] for row in rows]
+    medians = [row["median"] for row in rows]
+    ax.barh(names, medians, color=[_colour(row) for row in rows], height=0.66)
+    for place, row in enumerate(rows):
+        # Every raw round as a dot: what scatters is seen to scatter.
+        ax.plot(row["images_per_s"], [place] * len(row["images_per_s"]), "|", color="#222222", markersize=7, alpha=0.6)
+        times = f"  {row['times_baseline']:.1f} ×" if "times_baseline" in row else ""
+        end = max([row["median"], *row["images_per_s"]])
+        ax.annotate(
+            f"{row['median']:,.0f}{times}", (end, place), xytext=(5, 0), textcoords="offset points", va="center",
+            fontsize=8,
+        )  # fmt: skip
+    ax.set_xscale("log")
+    ax.set_xlim(min(medians) / 2, max(medians) * 6)
+    ax.xaxis.set_major_formatter(_THOUSANDS)
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.grid(False, axis="y")
+    ax.set(title=f"{title}\n{_where(result)}", xlabel="images/s: median as a bar, every round as a tick")
+    return figure
+
+
+def _colour(row: Mapping[str, Any]) -> str:
+    if row.get("ceiling"):
+        return style.GUIDE
+    return _SOURCE_COLOURS.get(row["name"].split(",")[0], style.TRAINING)
+
+
+@style.look()
+def draw_scaling(result: Result) -> Figure:
+    """Seconds an epoch, seconds to the first batch, and memory, against the number of patches."""
+    rows = measured(result)
+    figure, (epoch, first, memory) = style.new_figure(3)
+    for source in dict.fromkeys(row["source"] for row in rows):
+        line = sorted((row for row in rows if row["source"] == source), key=lambda row: row["patches"])
+        sizes = [row["patches"] for row in line]
+        look = {"color": _SOURCE_COLOURS.get(source, style.TRAINING), "marker": "o", "markersize": 4, "label": source}
+        epoch.plot(sizes, [row["median"] for row in line], **look)
+        first.plot(sizes, [row["first_batch_s"] for row in line], **look)
+        memory.plot(sizes, [row["peak_anon_mb"] for row in line], **look)
+    sizes = sorted({row["patches"] for row in rows})
+    base = max(row["median"] / row["patches"] for row in rows if row["patches"] == sizes[-1])
+    epoch.plot(sizes, [base * size for size in sizes], ":", color=style.GUIDE, label="in proportion")
+    memory.plot(sizes, [limit_mb(size) for size in sizes], "--", color=style.ACCENT, label="promised at most")
+    for ax, title, unit in (
+        (epoch, "An epoch", "seconds"), (first, "From opening to the first batch", "seconds"),
+        (memory, "Memory of its own (RssAnon)", "MB above the imported libraries"),
+    ):  # fmt: skip
+        ax.set(title=title, xlabel="patches", ylabel=unit, xscale="log")
+        ax.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30)
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.legend()
+    epoch.set_yscale("log")
+    epoch.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    epoch.yaxis.set_minor_formatter(NullFormatter())
+    first.set_ylim(bottom=0)
+    memory.set_ylim(bottom=0)
+    figure.suptitle(_where(result), fontsize=8, color="#777777")
+    return figure
+
+
+@style.look()
+def draw_end_to_end(result: Result) -> Figure:
+    """Training's images/s against the loader alone, the model alone, and what the two allow together."""
+    rows = measured(result)
+    figure, axes = style.new_figure(len(rows))
+    for ax, row in zip(axes, rows, strict=True):
+        _end_to_end(ax, row)
+    figure.suptitle(_where(result), fontsize=8, color="#777777")
+    return figure
+
+
+def _end_to_end(ax: Axes, row: Mapping[str, Any]) -> None:
+    ways = {"loader alone": row["loader"], "model alone": row["model"], "training": row}
+    colours = (style.NEGATIVE, style.VALIDATION, style.POSITIVE)
+    bars = ax.bar(list(ways), [way["median"] for way in ways.values()], color=colours, width=0.6)
+    ax.bar_label(bars, [f"{way['median']:,.0f}" for way in ways.values()], padding=2, fontsize=8)
+    slower = min(row["loader"]["median"], row["model"]["median"])
+    ax.axhline(slower, linestyle="--", color=style.ACCENT, label="min(loader, model)")
+    share = row["ratio_to_bound"]["median"]
+    reach = row["median"] / share
+    if abs(reach - slower) > 0.01 * slower:
+        ax.axhline(reach, linestyle=":", color="#555555", label=row["bound"])
+    ax.margins(y=0.2)
+    ax.grid(False, axis="x")
+    ax.yaxis.set_major_formatter(_THOUSANDS)
+    ax.set(title=f"{row['name']}\ntraining reaches {share:.0%} of {row['bound']}", ylabel="images/s")
+    ax.legend()
+
+
+def measured(result: Result) -> list[dict[str, Any]]:
+    """The rows that were measured. Raises UserError if there are none."""
+    rows = [row for row in result.rows if "median" in row]
+    if not rows:
+        raise UserError(f"{result.path}: expected measured rows, found none")
+    return rows
+
+
+def _where(result: Result) -> str:
+    machine = result.environment
+    gpu = f", {machine['gpu']}" if machine.get("gpu") else ""
+    return f"{machine['cpu']}, {machine['cores']} cores{gpu}, {result.date[:10]}"

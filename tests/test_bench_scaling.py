@@ -1,0 +1,73 @@
+"""Scaling: a point in a process of its own, the memory that is counted, and the promises that are held."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.results import read_result
+from bench.scaling import Scaling, anonymous_bytes, broken_promises, limit_mb
+from bench.scaling_data import write_many
+from pipeline.dataset import open_dataset
+
+
+def point(source: str, patches: int, **changes: float) -> dict[str, Any]:
+    row = {"open_s": patches * 3e-5, "first_batch_s": patches * 3e-5 + 0.1, "median": patches * 1e-5}
+    return {
+        "name": f"{source}, {patches:,}",
+        "source": source,
+        "patches": patches,
+        "peak_anon_mb": 150,
+        **row,
+        **changes,
+    }
+
+
+def test_a_data_set_of_any_size_is_a_valid_one(kaggle_folder: Path, tmp_path: Path) -> None:
+    write_many(tmp_path / "many", 9000, kaggle_folder)
+    table = open_dataset(tmp_path / "many").require_train()
+    original = open_dataset(kaggle_folder).require_train()
+    assert len(table) == 9000 and table.synthetic and 0.45 < table.positive_share < 0.55
+    assert table.store.read(8999) == original.store.read(8999 % 8000 % 200)
+
+
+def test_memory_of_its_own_is_counted_and_the_page_cache_is_not(tmp_path: Path) -> None:
+    before = anonymous_bytes()
+    kept = np.ones(50_000_000, np.uint8)
+    own = anonymous_bytes()
+    assert own - before == pytest.approx(len(kept), rel=0.1)
+    path = tmp_path / "mapped.bin"
+    path.write_bytes(bytes(50_000_000))
+    assert int(np.memmap(path, np.uint8, "r").sum()) == 0
+    assert anonymous_bytes() - own < 10_000_000
+    assert anonymous_bytes(2**22 + 1) == 0
+
+
+def test_promises_that_hold_give_no_line_and_each_that_breaks_one() -> None:
+    good = [point("strip", 1000), point("strip", 200_000)]
+    assert limit_mb(200_000) == 500 and broken_promises(good) == []
+    for changes, expected in (
+        ({"peak_anon_mb": 501}, "501 MB, over 500 MB"),
+        ({"open_s": 16.0, "first_batch_s": 16.1}, "opening took 16.0 s"),
+        ({"median": 3.2}, "1.6 times what it takes at 1,000"),
+        ({"first_batch_s": 8.0}, "first batch comes 1.9 s later"),
+    ):
+        (line,) = broken_promises([good[0], point("strip", 200_000, **changes)])
+        assert expected in line
+
+
+def test_a_point_is_measured_in_a_process_of_its_own_and_one_that_fails_costs_its_row(
+    kaggle_folder: Path, tmp_path: Path, capsys
+) -> None:
+    out = tmp_path / "scaling.json"
+    Scaling(
+        data_dir=kaggle_folder, out=out, cache_dir=tmp_path / "cache", device="cpu", workers=1, batch_size=64,
+        sizes=(300,), sources=("strip", "resident"), repeats=2,
+    ).run()  # fmt: skip
+    result = read_result(out, "scaling")
+    row = result.row("strip, 300")
+    assert len(row["epoch_s"]) == 2 and row["first_batch_s"] > row["open_s"] > 0 and row["peak_anon_mb"] > 0
+    assert "expected a GPU" in result.row("resident, 300")["skipped"]
+    assert "resident, 300: not measured" in capsys.readouterr().out
+    assert list((tmp_path / "cache").iterdir()) == []
