@@ -1,106 +1,144 @@
-"""The loader beside torch's DataLoader with Pillow: same patches, batch, workers and page cache, in turns."""
+"""The loader beside other ways of loading: same patches, batch, cores and page cache, in turns, pixels compared."""
 
-import io
+import tempfile
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from bench.common import BenchOptions, make_loader, open_kind, print_table
-from bench.results import interleave, median_ratio, summary
-from pipeline.dataset import PatchTable
+from bench.common import BenchOptions, print_table
+from bench.peer_formats import FFCV_AUGMENTED, FFCV_RAW, FORMATS
+from bench.peer_kinds import AUGMENTED, CEILING, PIXELS, Feed, Given, Peer, first_epoch
+from bench.peer_ours import OURS, PASS_THROUGH, RANDOM_GATHER
+from bench.peer_torch import BASELINE, BASELINE_AUGMENTED, DATA_LOADERS
+from bench.results import interleave, median_ratio, one_line, summary
 from pipeline.errors import UserError
 from pipeline.loader import Loader
-from pipeline.settings import InputSettings, usable_cores
+from pipeline.settings import usable_cores
 
-BASELINE = "DataLoader + Pillow"
+# What comes first forks worker processes, which is best done before threads have started.
+PEERS: tuple[Peer, ...] = (*DATA_LOADERS, *FORMATS, *OURS)
+# What a row is held against: the first is "times_baseline".
+REFERENCES: Mapping[str, Sequence[str]] = {
+    PIXELS: (BASELINE, FFCV_RAW, RANDOM_GATHER, PASS_THROUGH),
+    AUGMENTED: (BASELINE_AUGMENTED, FFCV_AUGMENTED),
+    CEILING: (BASELINE,),
+}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Peers(BenchOptions):
-    """Compare the loader's sources with torch's DataLoader + Pillow, augmentation off."""
+    """Compare the loader's sources with other ways of loading. What is not installed is listed as such."""
 
-    repeats: int = 7
-    """Rounds; every way of loading takes its turn in each."""
+    seconds: float = 0.5
+    """A turn is as many epochs as last so long."""
+    slow_patches: int = 2048
+    """At most so many patches a round for torchvision's transforms, which take a millisecond or more for each."""
 
     def run(self) -> None:
         """Measure, print and write. Raises UserError where the pixels differ."""
         table, rows, device = self.open()
-        settings = InputSettings(workers=self.workers)
-        loaders = {
-            kind: make_loader(
-                open_kind(self, table, kind, device), rows, table.labels,
-                batch_size=self.batch_size, device=device, settings=settings,
-            )
-            for kind in ("tiff", "strip", "packed")
-        }  # fmt: skip
-        peer = DataLoader(
-            PillowPatches(table, rows), self.batch_size, shuffle=True, num_workers=self.workers or usable_cores(),
-            persistent_workers=True,
-        )  # fmt: skip
-        sums = {kind: checksum(loader) for kind, loader in loaders.items()} | {BASELINE: checksum(peer)}
-        if len(set(sums.values())) != 1:
-            raise UserError(f"the ways of loading differ in their pixels: {sums}")
-        measures = {BASELINE: timed(peer)} | {kind: timed(loader) for kind, loader in loaders.items()}
-        figures = interleave(measures, self.repeats)
-        result = [
-            {
-                "name": name,
-                "images_per_s": figures[name],
-                **summary(figures[name]),
-                "times_baseline": median_ratio(figures[name], figures[BASELINE]),
-            }
-            for name in measures
-        ]
+        self.cache_dir.mkdir(parents=True, exist_ok=True)
+        failed: dict[str, str] = {}
+        feeds: dict[str, Feed] = {}
+        # The peers' own formats live as long as the measurement: they are as large as the patches.
+        with tempfile.TemporaryDirectory(dir=self.cache_dir, prefix="peers-") as folder:
+            given = Given(
+                table=table, rows=rows, batch_size=self.batch_size, workers=self.workers or usable_cores(),
+                device=device, cache_dir=self.cache_dir, folder=Path(folder),
+            )  # fmt: skip
+            try:
+                self._open_all(given, feeds, failed)
+                measures = {name: self._timed(feed, device) for name, feed in feeds.items()}
+                figures = interleave(measures, self.repeats, failed=failed, title="peers")
+            finally:
+                for feed in feeds.values():
+                    feed.close()
+        result = [describe(peer, figures, failed) for peer in PEERS]
         show(result)
         self.save("peers", result)
 
+    def _open_all(self, given: Given, feeds: dict[str, Feed], failed: dict[str, str]) -> None:
+        """Open every peer and run it once: compiled, in the page cache, and its pixels those of the others."""
+        prints: dict[str, int] = {}
+        for peer in PEERS:
+            if peer.needs and find_spec(peer.needs) is None:
+                failed[peer.name] = f"not installed: {peer.install}"
+                continue
+            print(f"opening {peer.name}", flush=True)
+            mine = replace(given, rows=given.rows[: self.slow_patches]) if peer.slow else given
+            try:
+                feeds[peer.name] = feed = peer.open(mine)
+                found = first_epoch(feed, peer.group, len(mine.rows))
+            except Exception as error:  # whatever goes wrong in a peer is a line of the table
+                failed[peer.name] = one_line(error)
+                if peer.name in feeds:
+                    feeds.pop(peer.name).close()
+                continue
+            if peer.group == PIXELS:
+                prints[peer.name] = found
+        if len(set(prints.values())) > 1:
+            raise UserError(f"the ways of loading differ in their pixels or labels: {prints}")
 
-class PillowPatches(Dataset):
-    """What most notebooks do: open each file with Pillow in a worker process."""
+    def _timed(self, feed: Feed, device: torch.device) -> Callable[[], float]:
+        """A function that measures images/s of whole epochs; each batch is touched, so that nothing is lazy."""
+        epoch = 0
 
-    def __init__(self, table: PatchTable, rows: np.ndarray) -> None:
-        self._table, self._rows = table, rows
+        def measure() -> float:
+            nonlocal epoch
+            count, began = 0, time.perf_counter()
+            while (passed := time.perf_counter() - began) < self.seconds:
+                if isinstance(feed.batches, Loader):
+                    epoch += 1
+                    feed.batches.set_epoch(epoch)
+                count += run_through(feed)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+            return count / passed
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        from PIL import Image  # the peer's decoder; the project itself has no use for it
-
-        row = int(self._rows[index])
-        image = Image.open(io.BytesIO(self._table.store.read(row)))
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1), int(self._table.labels[row])
-
-
-def checksum(batches: Iterable[Any]) -> int:
-    """Sum of all pixels of an epoch: the same for every way of loading."""
-    return sum(int(batch[0].sum(dtype=torch.int64)) for batch in batches)
+        return measure
 
 
-def timed(batches: Iterable[Any]) -> Callable[[], float]:
-    """A function that measures images/s of one epoch; each batch is touched, so that nothing is lazy."""
-
-    def measure() -> float:
-        count = 0
-        if isinstance(batches, Loader):
-            batches.set_epoch(0)
-        began = time.perf_counter()
-        for batch in batches:
-            count += len(batch[0])
-            batch[0][0, 0, 0, 0].item()
-        return count / (time.perf_counter() - began)
-
-    return measure
+def run_through(feed: Feed) -> int:
+    """Deliver one epoch, touching each batch: the number of patches."""
+    count = 0
+    for batch in feed.batches:
+        x = batch[0]
+        count += len(x)
+        x[-1, -1, -1, -1].item()
+    return count
 
 
-def show(rows: Iterable[dict[str, Any]]) -> None:
-    """Print the result as a table."""
-    print_table(
-        ["way of loading", "images/s", "spread", "times"],
-        [[r["name"], f"{r['median']:,.0f}", f"{r['spread']:.0%}", f"{r['times_baseline']:.1f}"] for r in rows],
-    )
+def describe(peer: Peer, figures: Mapping[str, Sequence[float]], failed: Mapping[str, str]) -> dict[str, Any]:
+    """A row of the result: raw repeats and ratios to the references of its group, or what went wrong."""
+    row: dict[str, Any] = {"name": peer.name, "group": peer.group}
+    if peer.name in failed:
+        return row | {"error": failed[peer.name]}
+    mine = figures[peer.name]
+    row |= {"images_per_s": mine, **summary(mine)}
+    ratios = {name: median_ratio(mine, figures[name]) for name in REFERENCES[peer.group] if name in figures}
+    baseline = REFERENCES[peer.group][0]
+    return row | {"times_baseline": ratios.get(baseline), "ratios": ratios}
+
+
+def show(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the result, a table for each group."""
+    for group, references in REFERENCES.items():
+        mine = [row for row in rows if row["group"] == group]
+        done = [row for row in mine if "error" not in row]
+        print(f"\n{group}")
+        print_table(
+            ["way of loading", "images/s", "spread", *(f"× {name}" for name in references)],
+            [
+                [row["name"], f"{row['median']:,.0f}", f"{row['spread']:.0%}"]
+                + [f"{row['ratios'][name]:.2f}" if name in row["ratios"] else "-" for name in references]
+                for row in sorted(done, key=lambda row: -row["median"])
+            ],
+        )  # fmt: skip
+        for row in mine:
+            if "error" in row:
+                print(f"{row['name']}: {row['error']}")
