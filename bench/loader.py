@@ -12,7 +12,7 @@ from bench import bounds
 from bench.ceilings import gather, open_read_close
 from bench.common import BenchOptions, make_loader, open_kind, print_table
 from bench.epochs import Epoch, prepare, stack_nhwc
-from bench.peers import BASELINE, PillowPatches
+from bench.peer_torch import BASELINE, PillowPatches
 from bench.results import interleave, median_ratio, one_line, summary
 from bench.stages import measure_stages, show_stages
 from pipeline.dataset import PatchTable

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.epochs import stack_nhwc
 from bench.peer_kinds import AUGMENTED, PIXELS, Feed, Given, OnDevice, Peer
-from bench.peer_torch import collate, start
+from bench.peer_torch import start
 from pipeline.open import open_source
 from pipeline.settings import KAGGLE_NORMALISATION, InputSettings
 
@@ -65,7 +66,7 @@ class Unpack:
 
     def many(self, samples: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
         """A batch."""
-        return collate([self.one(sample) for sample in samples])
+        return stack_nhwc([self.one(sample) for sample in samples])
 
 
 def write_shards(pixels: Pixels, folder: Path, count: int) -> list[str]:
@@ -92,7 +93,7 @@ def _open_webdataset(given: Given) -> Feed:
         webdataset.WebDataset(write_shards(pixels, folder, count), shardshuffle=count)
         .shuffle(_SHUFFLE_BUFFER)
         .map(Unpack(pixels.shape).one)
-        .batched(given.batch_size, collation_fn=collate)
+        .batched(given.batch_size, collation_fn=stack_nhwc)
     )
     return Feed(OnDevice(start(given, dataset, batch_size=None), given.device))
 

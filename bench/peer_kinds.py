@@ -57,7 +57,7 @@ class Peer:
 
     name: str
     group: str
-    """PIXELS, AUGMENTED or CEILING: what it may be compared with."""
+    """PIXELS or AUGMENTED: what it may be compared with."""
     open: Callable[[Given], Feed]
     """Converts the patches if need be, and opens them."""
     needs: str = ""
@@ -73,7 +73,7 @@ def first_epoch(feed: Feed, group: str, expected: int) -> int:
 
     Args:
         feed: the way of loading.
-        group: what it must deliver: uint8 of PIXELS and CEILING, float32 of AUGMENTED, channels-last all of them.
+        group: what it must deliver: uint8 of PIXELS, float32 of AUGMENTED, channels-last all of them.
         expected: patches an epoch.
 
     Returns:

@@ -1,13 +1,14 @@
 """torch's own ways: DataLoader with Pillow, and torchvision's transforms per patch or per batch."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from bench.epochs import stack_nhwc
 from bench.peer_kinds import AUGMENTED, PIXELS, Feed, Given, OnDevice, Peer
 from pipeline.dataset import PatchTable
 from pipeline.settings import AUGMENTATIONS, KAGGLE_NORMALISATION
@@ -33,12 +34,6 @@ class PillowPatches(Dataset):
         image = Image.open(io.BytesIO(self._table.store.read(row)))
         patch = torch.from_numpy(np.array(image)).permute(2, 0, 1)
         return (self._transform(patch) if self._transform else patch), int(self._table.labels[row])
-
-
-def collate(samples: Sequence[tuple[torch.Tensor, int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stack patches [3, H, W] as rows of pixels, as they lie in memory: channels-last without a second copy."""
-    x_nhwc = torch.stack([patch.permute(1, 2, 0) for patch, _ in samples])
-    return x_nhwc.permute(0, 3, 1, 2), torch.tensor([label for _, label in samples])
 
 
 class Transpose(torch.nn.Module):
@@ -76,12 +71,12 @@ def start(given: Given, dataset: Dataset, **options: Any) -> DataLoader:
 
 def _open_pillow(given: Given) -> Feed:
     dataset = PillowPatches(given.table, given.rows)
-    return Feed(OnDevice(start(given, dataset, shuffle=True, collate_fn=collate), given.device))
+    return Feed(OnDevice(start(given, dataset, shuffle=True, collate_fn=stack_nhwc), given.device))
 
 
 def _open_per_patch(given: Given) -> Feed:
     dataset = PillowPatches(given.table, given.rows, standard_transforms())
-    return Feed(OnDevice(start(given, dataset, shuffle=True, collate_fn=collate), given.device))
+    return Feed(OnDevice(start(given, dataset, shuffle=True, collate_fn=stack_nhwc), given.device))
 
 
 def _open_per_batch(given: Given) -> Feed:
@@ -91,7 +86,7 @@ def _open_per_batch(given: Given) -> Feed:
         return transforms(x).contiguous(memory_format=torch.channels_last)
 
     dataset = PillowPatches(given.table, given.rows)
-    return Feed(OnDevice(start(given, dataset, shuffle=True, collate_fn=collate), given.device, then))
+    return Feed(OnDevice(start(given, dataset, shuffle=True, collate_fn=stack_nhwc), given.device, then))
 
 
 DATA_LOADERS = (

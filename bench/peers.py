@@ -13,7 +13,7 @@ import torch
 from bench.common import BenchOptions, print_table
 from bench.peer_formats import FFCV_AUGMENTED, FFCV_RAW, FORMATS
 from bench.peer_kinds import AUGMENTED, CEILING, PIXELS, Feed, Given, Peer, first_epoch
-from bench.peer_ours import OURS, PASS_THROUGH, RANDOM_GATHER
+from bench.peer_ours import OURS, PASS_THROUGH, RANDOM_GATHER, ceilings
 from bench.peer_torch import BASELINE, BASELINE_AUGMENTED, DATA_LOADERS
 from bench.results import interleave, median_ratio, one_line, summary
 from pipeline.errors import UserError
@@ -54,13 +54,15 @@ class Peers(BenchOptions):
             try:
                 self._open_all(given, feeds, failed)
                 measures = {name: self._timed(feed, device) for name, feed in feeds.items()}
+                measures |= ceilings(given)
                 figures = interleave(measures, self.repeats, failed=failed, title="peers")
             finally:
                 for feed in feeds.values():
                     feed.close()
-        result = [describe(peer, figures, failed) for peer in PEERS]
+        groups = {peer.name: peer.group for peer in PEERS} | dict.fromkeys((RANDOM_GATHER, PASS_THROUGH), CEILING)
+        result = [describe(name, group, figures, failed) for name, group in groups.items()]
         show(result)
-        self.save("peers", result)
+        self.save("peers", result, synthetic=table.synthetic)
 
     def _open_all(self, given: Given, feeds: dict[str, Feed], failed: dict[str, str]) -> None:
         """Open every peer and run it once: compiled, in the page cache, and its pixels those of the others."""
@@ -113,16 +115,18 @@ def run_through(feed: Feed) -> int:
     return count
 
 
-def describe(peer: Peer, figures: Mapping[str, Sequence[float]], failed: Mapping[str, str]) -> dict[str, Any]:
+def describe(
+    name: str, group: str, figures: Mapping[str, Sequence[float]], failed: Mapping[str, str]
+) -> dict[str, Any]:
     """A row of the result: raw repeats and ratios to the references of its group, or what went wrong."""
-    row: dict[str, Any] = {"name": peer.name, "group": peer.group}
-    if peer.name in failed:
-        return row | {"error": failed[peer.name]}
-    mine = figures[peer.name]
+    row: dict[str, Any] = {"name": name, "group": group}
+    if name in failed:
+        return row | {"error": failed[name]}
+    mine = figures[name]
     row |= {"images_per_s": mine, **summary(mine)}
-    ratios = {name: median_ratio(mine, figures[name]) for name in REFERENCES[peer.group] if name in figures}
-    baseline = REFERENCES[peer.group][0]
-    return row | {"times_baseline": ratios.get(baseline), "ratios": ratios}
+    references = REFERENCES[group]
+    ratios = {reference: median_ratio(mine, figures[reference]) for reference in references if reference in figures}
+    return row | {"times_baseline": ratios.get(references[0]), "ratios": ratios}
 
 
 def show(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -11,7 +11,7 @@ import torch
 from bench import peers
 from bench.peer_formats import FORMATS
 from bench.peer_kinds import AUGMENTED, PIXELS, Feed, Given, Peer, first_epoch
-from bench.peer_ours import OURS
+from bench.peer_ours import OURS, PASS_THROUGH, RANDOM_GATHER
 from bench.peer_torch import BASELINE, DATA_LOADERS
 from bench.peers import Peers
 from pipeline.errors import UserError
@@ -59,11 +59,11 @@ def test_every_repeat_is_kept_and_failures_are_one_line(kaggle_folder, tmp_path,
     ]
     measure(monkeypatch, chosen, kaggle_folder, tmp_path, out=out)
     rows = {row["name"]: row for row in json.loads(out.read_text())["rows"]}
-    assert list(rows) == [peer.name for peer in chosen], "a row was dropped"
+    assert list(rows) == [*(peer.name for peer in chosen), RANDOM_GATHER, PASS_THROUGH], "a row was dropped"
     assert rows["missing"]["error"] == "not installed: pip install something"
     assert rows["breaks half-way"]["error"] == "RuntimeError: lost its files"
     assert rows["loses patches"]["error"] == "expected 200 patches an epoch, found 199"
-    for name in (BASELINE, "tiff", "strip", "packed"):
+    for name in (BASELINE, "tiff", "strip", "packed", RANDOM_GATHER, PASS_THROUGH):
         assert len(rows[name]["images_per_s"]) == 2 and min(rows[name]["images_per_s"]) > 0
     assert rows[BASELINE]["times_baseline"] == 1 and rows["packed"]["ratios"][BASELINE] > 0
     assert "missing: not installed: pip install something\n" in capsys.readouterr().out
