@@ -14,7 +14,7 @@ help:
 	@echo "make demo    install, make SYNTHETIC data, train, predict: the whole way through once"
 	@echo "make test    install, run the tests (HCD_DATA=FOLDER_OR_ZIP adds those on real data)"
 	@echo "make bench   measure for some minutes, results into data/bench-results/ (DATA=FOLDER_OR_ZIP: on your patches)"
-	@echo "make fuzz    mutate TIFF files for MINUTES=10"
+	@echo "make fuzz    damage TIFF files and all others that are read, for MINUTES=10"
 	@echo "make lint    ruff over the code"
 	@echo "make lock    make requirements.txt anew from pyproject.toml"
 	@echo "make clean   remove $(VENV), $(DEMO), runs/demo and cache/"
@@ -31,9 +31,9 @@ bench: $(STAMP)
 	$(if $(DATA),,$(BIN)/python -m pipeline synth --out data/bench --train 2000 --test 0)
 	$(BIN)/python -m bench all --short --data-dir $(or $(DATA),data/bench) --out-dir data/bench-results
 
-# Mutated TIFF files for longer than `make test` gives them.
+# Damaged TIFF files, tables, packed files, settings and checkpoints, for longer than `make test` gives them.
 fuzz: $(STAMP)
-	FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s tests/test_fuzz_tiff.py
+	FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s tests/test_fuzz_tiff.py tests/test_fuzz_files.py
 
 lint: $(STAMP)
 	$(BIN)/python -m pip install -q ruff

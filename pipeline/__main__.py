@@ -9,11 +9,10 @@ import tyro
 
 from pipeline.command import run_command
 from pipeline.dataset import PatchTable, open_dataset
-from pipeline.errors import UserError
 from pipeline.left_out import OnBad, usable
 from pipeline.open import open_source
 from pipeline.settings import InputSettings
-from pipeline.submission import check_submission
+from pipeline.submission import check_submission, read_submission
 from pipeline.synthetic import write_dataset
 
 
@@ -89,10 +88,7 @@ class CheckSubmission:
     def run(self) -> None:
         dataset = open_dataset(self.data_dir)
         expected = dataset.sample_ids or dataset.require_test().ids.tolist()
-        try:
-            text = self.file.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.file}: cannot be read: {error}") from error
+        text = read_submission(self.file)
         for warning in check_submission(text, expected, where=str(self.file)):
             print(f"warning: {warning}", file=sys.stderr)
         print(f"{self.file}: valid, {len(expected):,} predictions")

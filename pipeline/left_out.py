@@ -10,7 +10,7 @@ import pandas as pd
 
 from pipeline.dataset import PatchTable
 from pipeline.errors import UserError, listed
-from pipeline.files import write_csv
+from pipeline.files import csv_text, write_text
 from pipeline.layouts import bad_files, scan_layouts
 
 OnBad = Literal["error", "skip"]
@@ -62,8 +62,13 @@ def without(table: PatchTable, left_out: Mapping[str, str]) -> PatchTable:
 
 
 def write_left_out(path: str | Path, left_out: Mapping[str, str]) -> None:
-    """Write the list: columns id and reason."""
-    write_csv(path, _COLUMNS, left_out.items())
+    """Write the list."""
+    write_text(path, left_out_csv(left_out))
+
+
+def left_out_csv(left_out: Mapping[str, str]) -> str:
+    """The text of the list: columns id and reason."""
+    return csv_text(_COLUMNS, left_out.items())
 
 
 def read_left_out(path: str | Path) -> dict[str, str]:

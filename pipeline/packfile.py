@@ -89,11 +89,16 @@ class PackFile:
             raise self._damaged("its index does not match its checksum")
         count = self.header.count
         self.height, self.width = self.header.height, self.header.width
-        self.crc32 = np.frombuffer(index, "<u4", count)
-        content = json.loads(index[4 * count :])
-        self.ids: list[str] = content["ids"]
-        self.left_out: dict[str, str] = content["left_out"]
-        """{id: reason} of the split's patches that it does not hold."""
+        try:
+            self.crc32 = np.frombuffer(index, "<u4", count)
+            content = json.loads(index[4 * count :])
+            self.ids: list[str] = list(content["ids"])
+            self.left_out: dict[str, str] = dict(content["left_out"])
+            """{id: reason} of the split's patches that it does not hold."""
+            if len(self.ids) != count:
+                raise ValueError(f"{count:,} patches, {len(self.ids):,} ids")
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._damaged(f"its index is of another version ({error})") from error
         self.patches = np.memmap(
             path, np.uint8, "r", offset=HEADER_BYTES, shape=(count, self.height, self.width, CHANNELS)
         )

@@ -8,7 +8,7 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, StratifiedShuffleSplit
 
 from pipeline.errors import UserError
-from pipeline.files import write_csv
+from pipeline.files import csv_text, write_text
 
 TRAIN, VALIDATION = "train", "validation"
 
@@ -124,18 +124,23 @@ def read_groups(path: str | Path, ids: np.ndarray) -> np.ndarray:
 
 
 def write_split(path: str | Path, ids: np.ndarray, split: Split) -> None:
-    """Write the run folder's split.csv for the patches ``ids`` [N]: columns id and part (train or validation)."""
+    """Write the run folder's split.csv for the patches ``ids`` [N]."""
+    write_text(path, split_csv(ids, split))
+
+
+def split_csv(ids: np.ndarray, split: Split) -> str:
+    """The text of a split.csv for the patches ``ids`` [N]: columns id and part (train or validation)."""
     rows = np.concatenate([split.train, split.validation])
     part = np.repeat([TRAIN, VALIDATION], [len(split.train), len(split.validation)])
     order = np.argsort(rows, kind="stable")
-    write_csv(path, ["id", "part"], zip(ids[rows[order]].tolist(), part[order].tolist(), strict=True))
+    return csv_text(["id", "part"], zip(ids[rows[order]].tolist(), part[order].tolist(), strict=True))
 
 
 def read_split(path: str | Path, ids: np.ndarray) -> Split:
     """Read a split.csv back, for the patches ``ids`` [N].
 
     Raises:
-        UserError: it is damaged, or names patches that are not among these.
+        UserError: it is damaged, or its patches are not these, each of them once.
     """
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
@@ -148,6 +153,11 @@ def read_split(path: str | Path, ids: np.ndarray) -> Split:
         raise UserError(
             f"{path}: names {int((rows < 0).sum()):,} patches that the data set lacks, such as "
             f"{table['id'][int(np.flatnonzero(rows < 0)[0])]}; is this the data set of that run?"
+        )
+    if len(rows) != len(ids) or len(set(rows.tolist())) != len(ids):
+        raise UserError(
+            f"{path}: expected each of {len(ids):,} patches once, found {len(rows):,} lines that name "
+            f"{len(set(rows.tolist())):,} of them; is this the data set of that run?"
         )
     is_train = (table["part"] == TRAIN).to_numpy()
     return Split(np.sort(rows[is_train]), np.sort(rows[~is_train]), f"from {path}")

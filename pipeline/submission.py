@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pipeline.files import write_text
 
 HEADER = ["id", "label"]
 _SHOWN = 5
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def write_submission(path: Path, ids: Sequence[str], values: np.ndarray, expected_ids: Sequence[str]) -> list[str]:
@@ -44,6 +46,22 @@ def write_submission(path: Path, ids: Sequence[str], values: np.ndarray, expecte
     return warnings
 
 
+def read_submission(path: Path) -> str:
+    """The text of a submission, its line ends made plain ones and a byte-order mark taken off.
+
+    Raises:
+        UserError: it cannot be read, or is no UTF-8 text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: expected a CSV file in UTF-8, found other bytes ({error.reason}); save it anew"
+        ) from error
+
+
 def check_submission(text: str, expected_ids: Sequence[str], *, where: str) -> list[str]:
     """Hold the text of a submission against the ids it must hold.
 
@@ -54,7 +72,10 @@ def check_submission(text: str, expected_ids: Sequence[str], *, where: str) -> l
         UserError: wrong header, an id missing, unknown, repeated or out of order, a value that is no number in
             [0, 1]; the text says which, on which line.
     """
-    rows = list(csv.reader(io.StringIO(text)))
+    try:
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as error:
+        raise UserError(f"{where}: expected a CSV file, found: {error}") from error
     if not rows or rows[0] != HEADER:
         raise UserError(f"{where}: line 1: expected the header id,label, found {','.join(rows[0]) if rows else ''!r}")
     body = rows[1:]
@@ -92,7 +113,5 @@ def _check_ids(ids: Sequence[str], expected: Sequence[str], where: str) -> None:
 
 
 def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
+    """A plain decimal number, NaN for anything else: Python alone would take 0_1 or digits of other scripts."""
+    return float(text) if _DECIMAL.fullmatch(text) else float("nan")

@@ -25,7 +25,7 @@ from pipeline.files import write_csv, write_json
 from training.inference import batch_logits, predict_logits
 from training.metrics import score
 from training.networks import not_trained_on, read_temperatures
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, text_digest
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +205,8 @@ def test_evaluate_refuses_when_nothing_is_left(data, runs, tmp_path):
     (tmp_path / "best.safetensors").write_bytes(RunFolder(runs[0]).best.read_bytes())
     ids = column(data / "train_labels.csv", "id")
     write_csv(tmp_path / "split.csv", ["id", "part"], [(i, "train") for i in ids])
+    digest = text_digest((tmp_path / "split.csv").read_bytes())
+    write_json(tmp_path / "config.json", {"written": {"split.csv": digest}})
     with pytest.raises(UserError, match="nothing is left"):
         predict(tmp_path, data_dir=data, evaluate=True)
 

@@ -15,7 +15,7 @@ from models import PretrainedUnavailable, create_model
 from models.saved import WeightsInfo
 from pipeline.dataset import PatchTable, open_dataset
 from pipeline.errors import UserError
-from pipeline.left_out import usable, usable_again, without
+from pipeline.left_out import left_out_csv, usable, usable_again, without
 from pipeline.loader import Loader
 from pipeline.open import open_source
 from pipeline.settings import (
@@ -26,13 +26,13 @@ from pipeline.settings import (
     first_given,
     read_tuned,
 )
-from pipeline.split import Split, make_split, read_groups, read_split
+from pipeline.split import Split, make_split, read_groups, read_split, split_csv
 from training.config import DataSettings, ModelSettings, TrainConfig, config_hash, to_dict
 from training.device import Precision
 from training.distributed import ALONE, World
 from training.interrupt import StopRequest
 from training.loop import Patches, Trainer
-from training.run_folder import CONFIG_SCHEMA, RunFolder
+from training.run_folder import CONFIG_SCHEMA, RunFolder, require_own, text_digest
 from training.step import TrainStep
 
 SYNTHETIC_NOTE = "SYNTHETIC data: nothing here says anything about real tissue"
@@ -143,6 +143,7 @@ def usable_table(
     """
     found = table
     if data.on_bad == "skip" and folder is not None and folder.left_out.exists():
+        require_own(folder, folder.left_out)
         found = usable_again(table, folder.left_out)
     elif world.is_main:
         found = usable(table, data.on_bad, threads=settings.threads, cache_dir=data.cache_dir, say=world.say)
@@ -156,6 +157,7 @@ def run_split(table: PatchTable, data: DataSettings, seed: int, folder: RunFolde
         UserError: the groups or the kept split do not fit the patches.
     """
     if folder is not None and folder.split.exists():
+        require_own(folder, folder.split)
         return read_split(folder.split, table.ids)
     groups = read_groups(data.groups, table.ids) if data.groups else None
     return make_split(
@@ -261,5 +263,9 @@ def describe_run(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
         "normalisation": {"mean": list(inputs.normalisation.mean), "std": list(inputs.normalisation.std)},
         "data_fingerprint": inputs.fingerprint,
         "config_hash": config_hash(config),
+        "written": {
+            "split.csv": text_digest(split_csv(inputs.table.ids, inputs.split).encode()),
+            "left_out.csv": text_digest(left_out_csv(inputs.table.left_out).encode()),
+        },
         "settings": to_dict(config),
     }

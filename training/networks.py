@@ -12,7 +12,7 @@ from models.saved import WeightsError, WeightsInfo, load_network
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.split import TRAIN
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, require_own
 
 CALIBRATION_FILE = "calibration.json"
 
@@ -77,6 +77,7 @@ def not_trained_on(runs: Sequence[Path], ids: np.ndarray) -> np.ndarray:
     """
     trained: set[str] = set()
     for run in runs:
+        require_own(RunFolder(run), RunFolder(run).split)
         trained |= _trained_ids(RunFolder(run).split)
     return np.flatnonzero([i not in trained for i in ids.tolist()])
 

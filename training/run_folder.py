@@ -1,5 +1,6 @@
 """A run's folder: its files, how it is begun and how it is found again."""
 
+import hashlib
 import os
 import platform
 import shlex
@@ -99,6 +100,25 @@ class RunFolder:
             reason = error.strerror or error
             raise UserError(f"{self.path}: cannot be made: {reason}; give another --out-dir") from error
         remove_leftovers(self.path)
+
+
+def require_own(folder: RunFolder, path: Path) -> None:
+    """Raise UserError unless ``path``, a list in the folder, is byte for byte what the run wrote (see config.json)."""
+    expected = read_json(folder.config, sealed=True).get("written", {}).get(path.name)
+    try:
+        found = text_digest(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}; a run needs it") from error
+    if found != expected:
+        raise UserError(
+            f"{path}: damaged, or not this run's: its SHA-256 is not the one in {folder.config.name}. Nothing was"
+            " changed; put back a good copy of it"
+        )
+
+
+def text_digest(content: bytes) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def settle(argv: Sequence[str], runs_dir: Path = RUNS_DIR, now: datetime | None = None) -> TrainConfig:
