@@ -1,13 +1,19 @@
 """python -m bench all: every command in a process of its own, each result into one folder."""
 
+import contextlib
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.commands import COMMANDS
 from pipeline.errors import UserError
+
+_INTERRUPTED = 130
+_GRACE_S = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,8 @@ class All:
             if command.short is None:
                 continue
             since = time.monotonic()
+            # The result of an earlier run must not pass for this one's.
+            (self.out_dir / f"{name}.json").unlink(missing_ok=True)
             status[name] = self._run_one(name, self._options(name) + list(command.short if self.short else ()))
             print(f"{name}: {status[name]}, {time.monotonic() - since:.0f} s", flush=True)
         status["plot"] = self._run_one("plot", [str(self.out_dir)])
@@ -51,11 +59,22 @@ class All:
     def _run_one(self, name: str, options: list[str]) -> str:
         line = [sys.executable, "-m", "bench", name, *options]
         print(f"\n$ python {' '.join(line[1:])}", flush=True)
-        limit_s = self.limit_s if self.short else None
-        try:
-            found = subprocess.run(line, check=False, timeout=limit_s).returncode
-        except subprocess.TimeoutExpired:
-            return f"stopped, it took longer than {limit_s:.0f} s"
-        if found in (130, -2):
+        status = run_limited(line, self.limit_s if self.short else None)
+        if status is None:
+            return f"stopped, it took longer than {self.limit_s:.0f} s"
+        if status in (_INTERRUPTED, -signal.SIGINT):
             raise KeyboardInterrupt
-        return "done" if found == 0 else f"failed with exit status {found}"
+        return "done" if status == 0 else f"failed with exit status {status}"
+
+
+def run_limited(line: Sequence[str], limit_s: float | None) -> int | None:
+    """Run a command: its exit status, or None if it took longer than ``limit_s`` and was stopped, as by Ctrl-C."""
+    with subprocess.Popen(line) as child:
+        try:
+            return child.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            child.send_signal(signal.SIGINT)  # so that it ends its own processes and deletes what it made
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_GRACE_S)
+            child.kill()
+            return None

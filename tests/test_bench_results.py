@@ -88,22 +88,29 @@ def test_a_result_of_another_command_is_refused(tmp_path: Path) -> None:
 
 
 def test_all_goes_on_after_a_command_that_fails(tmp_path: Path, monkeypatch, capsys: pytest.CaptureFixture) -> None:
-    class Done:
-        returncode = 0
-
-    def run(line: list[str], **_: object) -> Done:
-        done = Done()
-        done.returncode = 1 if "broken" in line else 0
+    def run(line: list[str], limit_s: float) -> int | None:
         if line[3] == "plot":
             assert line[4:] == [str(tmp_path)]
         else:
             assert line[line.index("--out") + 1] == str(tmp_path / f"{line[3]}.json")
-        return done
+        return {"broken": 1, "slow": None}.get(line[3], 0)
 
-    commands = {name: Command("m", "C", "", short) for name, short in [("broken", ()), ("good", ()), ("not", None)]}
+    commands = {
+        name: Command("m", "C", "", short)
+        for name, short in [("broken", ()), ("slow", ()), ("good", ()), ("not", None)]
+    }
     monkeypatch.setattr(bench_all, "COMMANDS", commands)
-    monkeypatch.setattr(bench_all.subprocess, "run", run)
-    with pytest.raises(UserError, match="broken$"):
+    monkeypatch.setattr(bench_all, "run_limited", run)
+    with pytest.raises(UserError, match="broken, slow$"):
         All(data_dir=tmp_path, out_dir=tmp_path, short=True).run()
     said = capsys.readouterr().out
-    assert "broken: failed with exit status 1" in said and "good: done" in said and "2 of 3 commands" in said
+    assert "broken: failed with exit status 1" in said and "good: done" in said
+    assert "slow: stopped, it took longer than 150 s" in said and "2 of 4 commands" in said
+
+
+def test_a_command_that_takes_too_long_is_stopped_as_by_ctrl_c(tmp_path: Path) -> None:
+    mark = tmp_path / "interrupted"
+    sleeper = f"trap 'touch {mark}; exit' INT; while :; do sleep 0.05; done"
+    assert bench_all.run_limited(["sh", "-c", sleeper], 1.0) is None
+    assert mark.exists()
+    assert bench_all.run_limited([sys.executable, "-c", "raise SystemExit(3)"], None) == 3
