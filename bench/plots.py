@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, FuncFormatter, NullFormatter
 
+from bench.peer_kinds import CEILING
 from bench.results import Result
 from bench.scaling import limit_mb
 from pipeline.errors import UserError
@@ -18,6 +19,7 @@ _SOURCE_COLOURS = {
     "strip": style.VALIDATION,
     "packed": style.POSITIVE,
     "resident": style.TEST,
+    "fused": "#56B4E9",
     "packing": style.ACCENT,
 }
 _THOUSANDS = FuncFormatter(lambda value, _: f"{value / 1e6:g}M" if value >= 1e6 else f"{value / 1e3:g}k")
@@ -26,27 +28,49 @@ _THOUSANDS = FuncFormatter(lambda value, _: f"{value / 1e6:g}M" if value >= 1e6 
 def draw_ladder(result: Result) -> Figure:
     """Images/s of every way of loading, on a logarithmic axis, below the ceilings measured beside them."""
     rows = measured(result)
-    ceilings = sorted((row for row in rows if row.get("ceiling")), key=lambda row: row["median"])
-    ways = sorted((row for row in rows if not row.get("ceiling")), key=lambda row: row["median"])
-    return _bars(result, [*ways, *ceilings], "What the loader delivers, and its ceilings")
+    groups = list(dict.fromkeys(row["group"] for row in rows if not is_ceiling(row) and "group" in row)) or [None]
+    # Ceilings are of pixels alone, which is what the first group delivers.
+    panels = {
+        group: [row for row in rows if row.get("group") == group or (is_ceiling(row) and place == 0)]
+        for place, group in enumerate(groups)
+    }
+    titles = [group or "What the loader delivers, and its ceilings" for group in groups]
+    return _bars(result, dict(zip(titles, panels.values(), strict=True)))
+
+
+def is_ceiling(row: Mapping[str, Any]) -> bool:
+    """Whether the row is what others are held against."""
+    return bool(row.get("ceiling")) or row.get("group") == CEILING
 
 
 def draw_ceilings(result: Result) -> Figure:
     """Patches/s of every ceiling, on a logarithmic axis."""
     rows = [row for row in measured(result) if "images_per_s" in row]
-    return _bars(result, sorted(rows, key=lambda row: row["median"]), "What bounds an input path")
+    return _bars(result, {"What bounds an input path": rows})
 
 
 @style.look()
-def _bars(result: Result, rows: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    figure, (ax,) = style.new_figure(panel=(7.6, 1.3 + _ROW_INCHES * len(rows)))
-    names = [row["name"] for row in rows]
+def _bars(result: Result, panels: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    counts = [len(rows) for rows in panels.values()]
+    height = _ROW_INCHES * sum(counts) + 1.1 * len(counts)
+    figure, axes = style.new_figure(
+        rows=len(counts), panel=(7.6, height / len(counts)), height_ratios=[count + 1.5 for count in counts]
+    )
+    for ax, (title, rows) in zip(axes, panels.items(), strict=True):
+        _bar_panel(ax, sorted(rows, key=lambda row: (is_ceiling(row), row["median"])))
+        ax.set_title(title)
+    axes[-1].set_xlabel("images/s: median as a bar, every round as a tick")
+    figure.suptitle(_where(result), fontsize=8, color="#777777")
+    return figure
+
+
+def _bar_panel(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     medians = [row["median"] for row in rows]
-    ax.barh(names, medians, color=[_colour(row) for row in rows], height=0.66)
+    ax.barh([row["name"] for row in rows], medians, color=[_colour(row) for row in rows], height=0.66)
     for place, row in enumerate(rows):
-        # Every raw round as a dot: what scatters is seen to scatter.
+        # Every raw round as a tick: what scatters is seen to scatter.
         ax.plot(row["images_per_s"], [place] * len(row["images_per_s"]), "|", color="#222222", markersize=7, alpha=0.6)
-        times = f"  {row['times_baseline']:.1f} ×" if "times_baseline" in row else ""
+        times = f"  {row['times_baseline']:.1f} ×" if row.get("times_baseline") else ""
         end = max([row["median"], *row["images_per_s"]])
         ax.annotate(
             f"{row['median']:,.0f}{times}", (end, place), xytext=(5, 0), textcoords="offset points", va="center",
@@ -57,14 +81,13 @@ def _bars(result: Result, rows: Sequence[Mapping[str, Any]], title: str) -> Figu
     ax.xaxis.set_major_formatter(_THOUSANDS)
     ax.xaxis.set_minor_formatter(NullFormatter())
     ax.grid(False, axis="y")
-    ax.set(title=f"{title}\n{_where(result)}", xlabel="images/s: median as a bar, every round as a tick")
-    return figure
 
 
 def _colour(row: Mapping[str, Any]) -> str:
-    if row.get("ceiling"):
+    if is_ceiling(row):
         return style.GUIDE
-    return _SOURCE_COLOURS.get(row["name"].split(",")[0], style.TRAINING)
+    words = row["name"].replace(",", " ").replace(":", " ").split()
+    return next((colour for source, colour in _SOURCE_COLOURS.items() if source in words), style.TRAINING)
 
 
 @style.look()
