@@ -1,12 +1,15 @@
 """Files that are written whole or not at all."""
 
+import contextlib
 import csv
+import fcntl
+import glob
 import hashlib
 import io
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,28 +20,42 @@ _SEAL = "sha256"
 _TEMPORARY = ".{name}.{unique}.tmp"
 
 
-def write_whole(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Let ``write(file)`` fill ``path``; whoever opens it sees the old file or the new one, never a part.
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write and read, which takes the place of ``path`` when the block ends without an error.
 
-    The content goes to a temporary file beside it, is forced to the disk, then takes the name, and the folder is
-    forced too: after a power cut as well, it is one of the two.
+    It lies beside ``path`` under a temporary name, is forced to the disk, then takes the name, and the folder is
+    forced too: after a power cut as well, whoever opens ``path`` finds the old file or the new one, never a part.
+    What a killed process left of an earlier attempt is removed first.
+
+    Raises:
+        OSError: the folder cannot be written or the disk is full; the old file is untouched.
+    """
+    remove_leftovers(path.parent, path.name)
+    temporary, file = _create_locked(path)
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(temporary, path)  # before the file is closed: its lock says that it has an owner
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Let ``write(file)`` fill ``path``, whole or not at all (see ``replacing``).
 
     Raises:
         UserError: the folder cannot be written or the disk is full; the old file is untouched.
     """
     path = Path(path)
-    temporary = path.with_name(_TEMPORARY.format(name=path.name, unique=secrets.token_hex(4)))
     try:
-        with open(temporary, "xb") as file:
+        with replacing(path) as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}; what was there is untouched") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -96,10 +113,45 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(json.loads(json.dumps(content)), sort_keys=True).encode()).hexdigest()
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files that a killed process left in ``folder``."""
-    for path in folder.glob(_TEMPORARY.format(name="*", unique="*")):
-        path.unlink(missing_ok=True)
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Delete temporary files in ``folder`` whose process was killed: of the file ``name``, or of any.
+
+    Those that a living process is writing are locked by it and stay.
+    """
+    of = "*" if name is None else glob.escape(name)
+    for path in folder.glob(_TEMPORARY.format(name=of, unique="*")):
+        # Not locked, or nothing that can be done: it is never read, and no reason to stop.
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+
+
+def _create_locked(path: Path) -> tuple[Path, BinaryIO]:
+    """A new temporary file for ``path``, locked for as long as it is open."""
+    while True:
+        temporary = path.with_name(_TEMPORARY.format(name=path.name, unique=secrets.token_hex(4)))
+        file = open(temporary, "x+b")  # noqa: SIM115 (the caller closes it)
+        with contextlib.suppress(OSError):  # a file system without locks: nothing is removed there either
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if temporary.exists():
+            return temporary, file
+        file.close()  # removed as a leftover between its making and its lock
+
+
+def require_writable(path: Path, option: str) -> None:
+    """Find out before the work is done whether its result can be kept: ``path`` need not exist yet.
+
+    Raises:
+        UserError: the folder that ``path`` is in, or is to be made in, is none or cannot be written; names
+            ``option``, the flag that gives another.
+    """
+    folder = path
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise UserError(f"{path}: expected a folder at {folder}, found a file; give another {option}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{path}: {folder} is read-only, or not yours to write; give another {option}")
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Pack a split once: image files or Kaggle's .zip -> one uint8 file that loads at memory speed."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from pipeline.dataset import PatchTable
 from pipeline.decode import Decoder
 from pipeline.errors import UserError
-from pipeline.files import sync_folder
+from pipeline.files import remove_leftovers, replacing
 from pipeline.layouts import bad_files, check_image, scan_layouts
 from pipeline.packfile import CHANNELS, HEADER_BYTES, PackFile, PackHeader, encode_header, encode_index
 from pipeline.tiff import LayoutChecker, StripLayout, TiffError
@@ -75,19 +76,28 @@ def make_pack(
     Raises:
         UserError: an image is bad (all bad ones are listed), or the disk is full or read-only.
     """
+    if (pack := _found(path, table, fingerprint, verify_ids, threads)) is not None:  # also in a folder that is read-only
+        return pack
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent)
         with _locked(path.with_suffix(".lock")):
-            pack = find_pack(path, table, fingerprint, threads=threads)
-            if pack is None or (verify_ids and not pack.header.ids_verified):
+            if (pack := _found(path, table, fingerprint, verify_ids, threads)) is None:
                 _pack(table, path, fingerprint, threads, verify_ids, progress)
                 pack = PackFile(path)
             return pack
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise UserError(
-            f"{path}: cannot be written: {error.strerror or error}; it needs {_claim(table) / 1e9:.1f} GB; "
-            f"name another folder with --cache-dir"
+            f"{path}: cannot be written: {error.strerror or error}; "
+            + (f"it needs {_claim(table) / 1e9:.1f} GB; " if full else "")
+            + "name another folder with --cache-dir (python -m pipeline pack: --out)"
         ) from error
+
+
+def _found(path: Path, table: PatchTable, fingerprint: str, verify_ids: bool, threads: int) -> PackFile | None:
+    pack = find_pack(path, table, fingerprint, threads=threads)
+    return None if pack is not None and verify_ids and not pack.header.ids_verified else pack
 
 
 def _claim(table: PatchTable) -> int:
@@ -107,11 +117,8 @@ def _locked(path: Path):
 def _pack(
     table: PatchTable, path: Path, fingerprint: str, threads: int, verify_ids: bool, progress: bool
 ) -> None:  # fmt: skip
-    for leftover in path.parent.glob(f"{path.name}.tmp-*"):  # of a process that was killed; we hold the lock
-        leftover.unlink()
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    try:
+    with replacing(path) as file:
+        descriptor = file.fileno()
         packer = _Packer(table, descriptor, verify_ids)
         with contextlib.suppress(AttributeError):  # no posix_fallocate on macOS
             os.posix_fallocate(descriptor, 0, HEADER_BYTES + len(table) * packer.patch_bytes)
@@ -123,12 +130,6 @@ def _pack(
         )  # fmt: skip
         write_at(descriptor, index, header.index_offset)
         write_at(descriptor, encode_header(header), 0)
-        os.fsync(descriptor)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    finally:
-        os.close(descriptor)
-        temporary.unlink(missing_ok=True)
 
 
 def _run(packer: "_Packer", table: PatchTable, threads: int, progress: bool) -> np.ndarray:
