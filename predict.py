@@ -16,6 +16,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from pipeline.command import run_command
 from pipeline.dataset import PatchTable, open_dataset
 from pipeline.errors import UserError, listed
 from pipeline.files import write_csv
@@ -26,7 +27,6 @@ from pipeline.settings import AUGMENTATIONS, Normalisation
 from pipeline.sources import check_source_size
 from pipeline.submission import write_submission
 from training.build import SYNTHETIC_NOTE, input_settings
-from training.command import run_command
 from training.device import choose_device, choose_precision, prepare_backends
 from training.inference import predict_logits
 from training.metrics import score_probabilities, sigmoid

@@ -8,12 +8,12 @@ torchrun --nproc-per-node=N train.py ...           trains with N processes on th
 import sys
 from collections.abc import Sequence
 
+from pipeline.command import run_command
 from pipeline.files import write_json
 from pipeline.left_out import write_left_out
 from pipeline.split import write_split
 from report.run_page import write_run_report
 from training.build import TrainInputs, build_trainer, describe_run, train_inputs
-from training.command import run_command
 from training.config import TrainConfig
 from training.device import choose_device, choose_precision, describe_device, prepare_backends
 from training.diagnose import diagnose

@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
     import tyro  # here, as torch and DALI below: --help answers without them
 
-    from training.command import run_command
+    from pipeline.command import run_command
 
     command = COMMANDS[name]
     settings = tyro.cli(command.load(), prog=f"python -m bench {name}", description=command.what, args=options)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.errors import UserError
+from pipeline.exhausted import exhausted
 from pipeline.feeder import Feeder, Job
 from pipeline.fused import FusedGraph
 from pipeline.graph import GraphSettings, build_graph, plan_inputs, plan_rows
@@ -229,7 +230,7 @@ class Loader:
         except BaseException as error:
             # After an error DALI's pipeline is not to be trusted: the next iteration builds a new one.
             self._pipeline = None
-            if isinstance(error, RuntimeError):
+            if isinstance(error, RuntimeError) and exhausted(error) is None:
                 raise UserError(f"DALI cannot go on: {_first_lines(error)}; the batch began with "
                                 f"{self._name_next()}") from error  # fmt: skip
             raise

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from pipeline.errors import UserError
+from pipeline.exhausted import exhausted
 
 SUFFIXES = (".tif", ".tiff")
 # A patch of 96 x 96 takes 27,935 bytes. Whatever claims over 64 MiB is no patch, and is never read or inflated.
@@ -227,11 +228,11 @@ def read_all(descriptor: int, size: int) -> bytes:
 
 def unreadable(path: str, error: OSError) -> UserError:
     """The message for an OSError about a file: what it is and what to do."""
+    if (resource := exhausted(error)) is not None:
+        return UserError(f"{path}: cannot be read: {resource.value}")
     advice = {
         errno.ENOENT: "it is missing (or a link to nothing)",
         errno.EACCES: "you may not read it; change its permissions",
-        errno.EMFILE: "this process has no file descriptors left; raise `ulimit -n` or lower --workers",
-        errno.ENFILE: "the machine has no file descriptors left; close other programs",
         errno.EISDIR: "it is a directory",
         errno.EIO: "the disk reports a fault; copy the data to another disk",
     }.get(error.errno or 0, error.strerror or str(error))

@@ -1,26 +1,90 @@
-"""Runs the real programs under limits: python tests/forker.py, then one JSON case a line on its standard input.
+"""Runs the real programs as forks of one process that has imported them: seconds become tenths of a second.
 
-Importing torch and DALI takes seconds; here it happens once, and each case is a fork that sets its limits and then
-runs the program's own main(). The answer, one JSON line, is {"status", "out", "err"}.
-
-A case: program (train, predict, explore or pipeline), argv, cwd, and limits {RLIMIT name without RLIMIT_: value};
-AS counts from what the process has already.
+``Forker`` is what tests use. As a program (python tests/forker.py) it reads a case a line from its standard input,
+answers with the process id of the fork that runs the program's own main() under the case's limits, and, when that has
+ended, with its exit status and what it said.
 """
 
+import contextlib
 import importlib
 import json
 import os
 import resource
 import selectors
 import signal
+import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 # Threads do not survive a fork.
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_name] = "1"
-
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 MODULES = {"train": "train", "predict": "predict", "explore": "explore", "pipeline": "pipeline.__main__"}
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Result(NamedTuple):
+    """How a program ended."""
+
+    status: int
+    """Exit status; negative: the signal that ended it."""
+    out: str
+    """Its standard output."""
+    err: str
+    """Its standard error."""
+
+
+class Running:
+    """A fork at work."""
+
+    def __init__(self, forker: "Forker") -> None:
+        self._server = forker.server
+        self.pid = json.loads(self._server.stdout.readline())["pid"]
+
+    def ended(self) -> bool:
+        """Whether it has come to its end."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._server.stdout, selectors.EVENT_READ)
+            return bool(selector.select(0))
+
+    def signal(self, signum: int) -> None:
+        """Send it a signal, unless it has come to its end."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signum)
+
+    def result(self) -> Result:
+        """Wait for its end."""
+        return Result(**json.loads(self._server.stdout.readline()))
+
+
+class Forker:
+    """Starts programs, one after the other."""
+
+    def __init__(self) -> None:
+        path = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+        # Unbuffered, so that select() on the pipe tells the truth.
+        self.server = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+            env={**os.environ, **ONE_THREAD, "PYTHONPATH": path},
+        )  # fmt: skip
+
+    def start(self, program: str, argv: list[str], cwd: Path = ROOT, **limits: int) -> Running:
+        """Start ``program`` (a key of MODULES) under ``limits`` {RLIMIT_ name without RLIMIT_: value}.
+
+        AS counts from what the process has already.
+        """
+        case = {"program": program, "argv": list(map(str, argv)), "cwd": str(cwd), "limits": limits}
+        self.server.stdin.write(json.dumps(case).encode() + b"\n")
+        return Running(self)
+
+    def run(self, program: str, argv: list[str], cwd: Path = ROOT, **limits: int) -> Result:
+        """Run ``program`` to its end."""
+        return self.start(program, argv, cwd, **limits).result()
+
+    def close(self) -> None:
+        """End the process that forks."""
+        self.server.stdin.close()
+        self.server.wait()
 
 
 def main() -> int:
@@ -34,31 +98,33 @@ def main() -> int:
         if pid == 0:
             os.dup2(child_out, 1)
             os.dup2(child_err, 2)
-            for end in (out, err, child_out, child_err):
-                os.close(end)
-            os.chdir(case["cwd"])
-            os.close(0)
-            os.open(os.devnull, os.O_RDONLY)
-            sys.argv = [case["program"], *case["argv"]]
-            for name, value in case["limits"].items():
-                limit = value + (vm_bytes() if name == "AS" else 0)
-                resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
-            return programs[case["program"]].main()
-        os.close(child_out)
-        os.close(child_err)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.closerange(3, max(out, err, child_out, child_err) + 1)
+            return run_case(programs[case["program"]].main, case)
+        for end in (child_out, child_err):
+            os.close(end)
+        print(json.dumps({"pid": pid}), flush=True)
         said = read_both(out, err)
-        print(json.dumps({"status": wait(pid), "out": said[0], "err": said[1]}), flush=True)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        print(json.dumps({"status": status, "out": said[0], "err": said[1]}), flush=True)
     return 0
 
 
-def vm_bytes() -> int:
-    """Address space that this process has taken."""
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+def run_case(program: object, case: dict) -> int:
+    """In the child: set the limits, and be the program."""
+    sys.stdout.reconfigure(line_buffering=True)
+    os.chdir(case["cwd"])
+    sys.argv = [case["program"], *case["argv"]]
+    for name, value in case["limits"].items():
+        taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        limit = value + (taken if name == "AS" else 0)
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
+    return program()
 
 
 def read_both(*ends: int) -> list[str]:
     """Everything that comes out of two pipes."""
-    said = {end: b"" for end in ends}
+    said = dict.fromkeys(ends, b"")
     with selectors.DefaultSelector() as selector:
         for end in ends:
             selector.register(end, selectors.EVENT_READ)
@@ -70,11 +136,6 @@ def read_both(*ends: int) -> list[str]:
                     selector.unregister(key.fd)
                     os.close(key.fd)
     return [text.decode(errors="replace") for text in said.values()]
-
-
-def wait(pid: int) -> int:
-    """Exit status of a child as subprocess counts it: negative for a signal."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from training_cases import (
     ONE_THREAD,
     PATCHES,
     ROOT,
+    assert_same_run,
     assert_same_state,
     one_thread,  # noqa: F401 (a fixture)
     smoke_args,
@@ -22,17 +23,13 @@ from training_cases import (
 )
 
 import train
-from models.saved import read_weights
+from pipeline.command import run_command
 from pipeline.errors import UserError
 from training.checkpoint import load_checkpoint
-from training.command import run_command
 from training.interrupt import Stopped
 from training.loop import Trainer
-from training.metrics import read_metrics
 from training.monitor import LossMonitor
 from training.run_folder import RunFolder, newest_run, settle
-
-SAME_IN_METRICS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_auc", "lr")
 
 
 @pytest.fixture(scope="module")
@@ -46,21 +43,6 @@ def unbroken(data, tmp_path_factory) -> RunFolder:
     out = tmp_path_factory.mktemp("runs") / "unbroken"
     train.train(smoke_args(data, out))
     return RunFolder(out)
-
-
-def assert_same_run(found: RunFolder, expected: RunFolder) -> None:
-    """Bit for bit: weights, averages, optimiser, random state; the best weights; every metric but the timings."""
-    state, wanted = (load_checkpoint(run.last, belongs_to={}) for run in (found, expected))
-    for part in ("training", "loader", "processes", "config_hash", "data_fingerprint"):
-        assert_same_state(state[part], wanted[part], part)
-    weights, info = read_weights(found.best)
-    expected_weights, expected_info = read_weights(expected.best)
-    assert_same_state(weights, expected_weights)
-    assert info == expected_info
-    assert found.validation.read_bytes() == expected.validation.read_bytes()
-    assert found.split.read_bytes() == expected.split.read_bytes()
-    for row, wanted_row in zip(read_metrics(found.metrics), read_metrics(expected.metrics), strict=True):
-        assert all(getattr(row, name) == getattr(wanted_row, name) for name in SAME_IN_METRICS)
 
 
 def start(moment: str, args: list[str], cwd: Path) -> subprocess.CompletedProcess:

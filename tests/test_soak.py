@@ -1,33 +1,36 @@
-"""Real programs killed at random moments (KILLS of each; `make soak` asks for 30): nothing is lost, nothing is half.
+"""Real programs killed at random moments: nothing is lost, nothing is half.
 
-With SOAK_OUT the figures go into a result file, from which the README's come.
+By itself 3 kills of each, of forks that find their imports done. KILLS=30, which `make soak` sets, kills processes of
+their own, also while they import, and with SOAK_OUT the figures go into a result file, from which the README's come.
 """
 
+import csv
 import json
 import os
 import shutil
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from killing import Ended, Program, moments, run, tally, temporary_files
+from forker import Forker
+from killing import Killer, Process, Program, Running, moments, tally, temporary_files
 from PIL import Image
 from tests_support import write_kaggle_folder
 from training_cases import assert_same_run, smoke_args, write_small_dataset
 
 from bench.results import write_result
+from models.saved import read_weights
 from pipeline.packfile import PackFile
 from pipeline.split import read_split
-from training.checkpoint import load_checkpoint, load_weights
+from training.checkpoint import load_checkpoint
 from training.metrics import read_metrics
 from training.run_folder import RunFolder, read_config
 
 KILLS = int(os.environ.get("KILLS", "3"))
-PACKED_PATCHES, PACKED_SIZE = 1500, 48
+PACKED_PATCHES, PACKED_SIZE = 2000, 64
 PHASES = {
-    "pack": (("train: ", "reading"), ("train: source", "between the files"), ("test: source", "ending")),
+    "pipeline": (("train: ", "reading"), ("train: source", "between the files"), ("test: source", "ending")),
     "train": (("train: ", "reading"), ("; run folder", "training"), ("best validation", "drawing the report")),
     "predict": (("test: ", "reading"), ("test: source", "predicting"), ("patches/s", "after predicting")),
 }
@@ -49,10 +52,22 @@ def figures() -> Iterator[list[dict]]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(data, tmp_path_factory) -> tuple[RunFolder, Ended]:
-    """A training run that nothing disturbed."""
-    folder = RunFolder(tmp_path_factory.mktemp("unbroken") / "run")
-    return folder, run(train_program(data, folder))
+def start() -> Iterator[Callable[[str, list[str]], Running]]:
+    """Starts a program."""
+    if "KILLS" in os.environ:
+        yield Process
+        return
+    forker = Forker()
+    yield forker.start
+    forker.close()
+
+
+@pytest.fixture(scope="module")
+def unbroken(data, start, tmp_path_factory) -> tuple[RunFolder, Killer]:
+    """A training run that nothing disturbed, and who knows how long it took."""
+    folder, killer = RunFolder(tmp_path_factory.mktemp("unbroken") / "run"), Killer(start)
+    killer.run(train_program(data, folder))
+    return folder, killer
 
 
 def report(figures: list[dict], name: str, phases: list[str], **more: int) -> None:
@@ -67,14 +82,14 @@ def train_program(data: Path, folder: RunFolder) -> Program:
     """train.py over two epochs of 12 steps, with a checkpoint every third step; begins or goes on."""
     args = smoke_args(data, folder.path, "--checkpoint-every", "3", "--resume")
     folders = (folder.path, folder.path / "plots", folder.path / "tables")
-    return Program("train", ("train.py", *args), folders, PHASES["train"])
+    return Program("train", tuple(args), folders, PHASES["train"])
 
 
 def check_run_folder(folder: RunFolder) -> int:
     """Load every file there; the last checkpoint's step, 0 without one."""
     readers = {
         ".pt": lambda path: load_checkpoint(path, belongs_to={}),
-        ".safetensors": load_weights,
+        ".safetensors": read_weights,
         ".json": lambda path: read_config(path) if path == folder.config else json.loads(path.read_bytes()),
         ".csv": read_whole_csv,
         ".png": lambda path: Image.open(path).load(),
@@ -89,21 +104,22 @@ def check_run_folder(folder: RunFolder) -> int:
 
 
 def read_whole_csv(path: Path) -> None:
-    text = path.read_text()
-    assert text.endswith("\n") and len({line.count(",") for line in text.splitlines()} - {0}) <= 1 or '"' in text, path
+    with path.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert path.read_bytes().endswith(b"\n") and {len(row) for row in rows} <= {len(header)}, path
 
 
 def test_training_killed_at_any_moment_ends_with_the_same_weights(data, unbroken, tmp_path, figures):
-    expected, whole = unbroken
+    expected, killer = unbroken
     folder, phases, runs, step = RunFolder(tmp_path / "run0"), [], 1, 0
-    for moment in moments(0, KILLS, whole.seconds):
-        while not (ended := run(train_program(data, folder), moment)).killed:
+    for moment in moments(0, KILLS):
+        while not (ended := killer.run(train_program(data, folder), moment, from_the_start=not step)).killed:
             assert_same_run(folder, expected)
             folder, runs, step = RunFolder(tmp_path / f"run{runs}"), runs + 1, 0
         phases.append(ended.phase)
         before, step = step, check_run_folder(folder)
         assert step >= before, f"a checkpoint was lost while {ended.phase}"
-    run(train_program(data, folder))
+    killer.run(train_program(data, folder), from_the_start=False)
     assert_same_run(folder, expected)
     check_run_folder(folder)
     assert read_split(folder.split, read_ids(folder)) is not None
@@ -124,7 +140,6 @@ def archive(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("archive")
     write_kaggle_folder(folder / "kaggle", train=PACKED_PATCHES, test=PACKED_PATCHES // 3, size=PACKED_SIZE)
     shutil.make_archive(str(folder / "kaggle"), "zip", folder / "kaggle")
-    assert zipfile.ZipFile(folder / "kaggle.zip").testzip() is None
     return folder / "kaggle.zip"
 
 
@@ -136,29 +151,26 @@ def packed_files(cache: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in cache.glob("*.packed")}
 
 
-def test_packing_killed_at_any_moment_leaves_whole_files_alone(archive, tmp_path, figures):
+def test_packing_killed_at_any_moment_leaves_whole_files_alone(archive, start, tmp_path, figures):
     def program(cache: Path) -> Program:
-        args = ("-m", "pipeline", "pack", "--data-dir", str(archive), "--out", str(cache), "--workers", "1")
-        return Program("pack", args, (cache,), PHASES["pack"])
+        args = ("pack", "--data-dir", str(archive), "--out", str(cache), "--workers", "1")
+        return Program("pipeline", args, (cache,), PHASES["pipeline"])
 
-    whole = run(program(tmp_path / "unbroken"))
+    killer = Killer(start)
+    killer.run(program(tmp_path / "unbroken"))
     expected = packed_files(tmp_path / "unbroken")
     assert len(expected) == 2
-    phases = []
-    for number, moment in enumerate(moments(1, KILLS, whole.seconds)):
-        # A fresh cache each time that both files are there: half of the kills go on from what the last one left.
-        cache = tmp_path / f"cache{number}"
-        if number and len(packed_files(before)) < 2:
-            cache = before
-        ended = run(program(cache), moment)
-        while not ended.killed:
+    phases, cache = [], tmp_path / "cache"
+    for moment in moments(1, KILLS):
+        if packed_files(cache) == expected:
+            shutil.rmtree(cache)  # otherwise it goes on from what the last one left
+        while not (ended := killer.run(program(cache), moment)).killed:
+            assert packed_files(cache) == expected
             shutil.rmtree(cache)
-            ended = run(program(cache), moment)
-        before = cache
         phases.append(ended.phase)
-        found = packed_files(cache) if cache.exists() else {}
+        found = packed_files(cache)
         assert found == {name: expected[name] for name in found}
-    run(program(cache))
+    killer.run(program(cache))
     assert packed_files(cache) == expected and not temporary_files(cache)
     report(figures, "pack", phases)
 
@@ -166,28 +178,29 @@ def test_packing_killed_at_any_moment_leaves_whole_files_alone(archive, tmp_path
 # -- predict ----------------------------------------------------------------------------------------------------------
 
 
-def test_predicting_killed_at_any_moment_leaves_the_old_file_or_the_new_one(data, unbroken, tmp_path, figures):
+def test_predicting_killed_at_any_moment_leaves_the_old_file_or_the_new_one(data, unbroken, start, tmp_path, figures):
     out, cache = tmp_path / "out" / "submission.csv", tmp_path / "cache"
     shutil.make_archive(str(tmp_path / "small"), "zip", data)
-    args = ("predict.py", "--run", str(unbroken[0].path), "--data-dir", str(tmp_path / "small.zip"), "--device", "cpu",
+    args = ("--run", str(unbroken[0].path), "--data-dir", str(tmp_path / "small.zip"), "--device", "cpu",
             "--cache-dir", str(cache), "--out", str(out))  # fmt: skip
     program = Program("predict", args, (out.parent, cache), PHASES["predict"])
-    whole = run(program)
+    killer = Killer(start)
+    killer.run(program)
     new, packed = out.read_bytes(), packed_files(cache)
     old = b"id,label\nan older file\n"
     phases = []
-    for moment in moments(2, KILLS, whole.seconds):
+    for moment in moments(2, KILLS):
         if len(phases) % 2 == 0:
             shutil.rmtree(cache)  # the next one packs first
         out.write_bytes(old)
-        while not (ended := run(program, moment)).killed:
+        while not (ended := killer.run(program, moment)).killed:
             assert out.read_bytes() == new
             out.write_bytes(old)
         phases.append(ended.phase)
         assert out.read_bytes() in (old, new), ended.phase
-        found = packed_files(cache) if cache.exists() else {}
+        found = packed_files(cache)
         assert found == {name: packed[name] for name in found}
-    run(program)
+    killer.run(program)
     assert out.read_bytes() == new and packed_files(cache) == packed
     assert not temporary_files(cache) and not temporary_files(out.parent)
     report(figures, "predict", phases)

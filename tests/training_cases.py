@@ -10,12 +10,15 @@ import torch
 from tests_support import weights_info, write_kaggle_folder
 from torch import nn
 
+from models.saved import read_weights
 from pipeline.dataset import SYNTHETIC_FILE
+from training.checkpoint import load_checkpoint
 from training.config import OptimSettings
 from training.device import Precision
 from training.distributed import ALONE, World
 from training.interrupt import StopRequest
 from training.loop import Patches, Trainer
+from training.metrics import read_metrics
 from training.run_folder import RunFolder
 from training.step import TrainStep
 
@@ -26,6 +29,7 @@ FP32 = Precision("fp32", "cpu")
 PATCHES, TEST_PATCHES, SIZE, BATCH, BATCHES = 240, 37, 32, 16, 12
 # Environment of a process that a test starts: it finds the project and this folder, and computes as one_thread says.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+SAME_IN_METRICS = ("epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_auc", "lr")
 INFO = weights_info("tiny", 0.0, 8)
 
 
@@ -146,3 +150,18 @@ def assert_same_state(found: object, expected: object, where: str = "") -> None:
         assert torch.equal(found, expected), where
     else:
         assert found == expected, where
+
+
+def assert_same_run(found: RunFolder, expected: RunFolder) -> None:
+    """Bit for bit: weights, averages, optimiser, random state; the best weights; every metric but the timings."""
+    state, wanted = (load_checkpoint(run.last, belongs_to={}) for run in (found, expected))
+    for part in ("training", "loader", "processes", "config_hash", "data_fingerprint"):
+        assert_same_state(state[part], wanted[part], part)
+    weights, info = read_weights(found.best)
+    expected_weights, expected_info = read_weights(expected.best)
+    assert_same_state(weights, expected_weights)
+    assert info == expected_info
+    assert found.validation.read_bytes() == expected.validation.read_bytes()
+    assert found.split.read_bytes() == expected.split.read_bytes()
+    for row, wanted_row in zip(read_metrics(found.metrics), read_metrics(expected.metrics), strict=True):
+        assert all(getattr(row, name) == getattr(wanted_row, name) for name in SAME_IN_METRICS)

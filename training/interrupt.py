@@ -6,14 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from pipeline.command import Stopped
 
-class Stopped(Exception):
-    """The run was asked to stop and has written its checkpoint."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.exit_status = 128 + signum
-        """130 after SIGINT, 143 after SIGTERM: what a shell expects."""
+__all__ = ["StopRequest", "Stopped"]
 
 
 class StopRequest:
