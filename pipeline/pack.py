@@ -76,7 +76,9 @@ def make_pack(
     Raises:
         UserError: an image is bad (all bad ones are listed), or the disk is full or read-only.
     """
-    if (pack := _found(path, table, fingerprint, verify_ids, threads)) is not None:  # also in a folder that is read-only
+    if (
+        pack := _found(path, table, fingerprint, verify_ids, threads)
+    ) is not None:  # also in a folder that is read-only
         return pack
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
