@@ -117,6 +117,8 @@ def open_dataset(data_dir: str | Path, *, skip_missing: bool = False) -> Dataset
     listing = files.images("test")
     if listing:
         ids = sample_ids if sample_ids is not None else sorted(listing)
+        if odd := [name for name, bad in zip(ids, _not_plain(pd.Series(ids, dtype=object)), strict=True) if bad]:
+            raise DatasetError(f"{files.where('test')}: expected plain file names, found {odd[0]!r}; rename it")
         test = _table("test", ids, SAMPLE_FILE, files, synthetic, None, skip_missing)
     if train is None and test is None:
         raise DatasetError(
@@ -160,8 +162,10 @@ def read_table(text: bytes, where: str, *, labelled: bool) -> pd.DataFrame:
 
 def _not_plain(ids: pd.Series) -> np.ndarray:
     """[N] bool: ids that must not become part of a path."""
-    odd = ids.str.contains(r"[/\\\x00-\x1f\x7f]", regex=True) | ids.isin(["", ".", ".."]) | (ids.str.strip() != ids)
-    return (odd | (ids.str.encode("utf-8").str.len() > MAX_ID_BYTES)).to_numpy()
+    # Lone surrogates are bytes of a file name that are no text.
+    odd = ids.str.contains(r"[/\\\x00-\x1f\x7f\ud800-\udfff]", regex=True)
+    odd |= ids.isin(["", ".", ".."]) | (ids.str.strip() != ids)
+    return (odd | (ids.str.encode("utf-8", "surrogatepass").str.len() > MAX_ID_BYTES)).to_numpy()
 
 
 def _complain(where: str, values: pd.Series, bad: np.ndarray, expected: str) -> None:

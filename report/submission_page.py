@@ -48,7 +48,7 @@ def submission_page(
         "hard_labels": hard,
     }
     runs = [read_run(run_dir) for run_dir in run_dirs]
-    dataset = None if data_dir is None else open_dataset(data_dir)
+    dataset = None if data_dir is None else open_dataset(data_dir, skip_missing=True)
     synthetic = any(run.synthetic for run in runs) or (dataset is not None and dataset.synthetic)
     sections = [Section("Predictions", _predictions(p, hard, runs, facts))]
     if dataset is None:
@@ -178,7 +178,10 @@ def _patches(ids: np.ndarray, p: np.ndarray, hard: bool, table: PatchTable, cach
     if not known.any():
         return blocks
     ids, p = ids[known], p[known]
-    source = open_source(table, InputSettings(), device="cpu", cache_dir=cache_dir, say=lambda line: None)
+    try:
+        source = open_source(table, InputSettings(), device="cpu", cache_dir=cache_dir, say=lambda line: None)
+    except UserError as error:
+        return [*blocks, Note(f"The patches cannot be shown: {error}")]
     for name, caption, rows in _selections(p):
         if len(rows):
             wanted, back = np.unique([row_of[identifier] for identifier in ids[rows].tolist()], return_inverse=True)
