@@ -11,6 +11,19 @@ from tests_support import write_kaggle_folder
 from pipeline.dataset import Dataset, open_dataset
 
 torch.set_num_threads(2)
+# Tests marked gpu run their code on the CPU instead where this says "cpu": to see that they run, not what they prove.
+STAND_IN = "GPU_TESTS_ON"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available() and os.environ.get(STAND_IN) != "cpu":
+        pytest.skip("needs a CUDA device; torch finds none here")
+
+
+@pytest.fixture(scope="session")
+def gpu() -> torch.device:
+    """The GPU, for tests marked so."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,115 @@
+"""On a GPU: every source, compression and augmentation gives the pixels that the CPU gives."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gpu_cases import CPU, KINDS, by_row, make_loader, open_kind
+from test_sources import ENCODINGS, zipped
+from tests_support import write_kaggle_folder
+
+from pipeline import open as opening
+from pipeline.dataset import open_dataset
+from pipeline.fused import view_batch
+from pipeline.open import open_source
+from pipeline.settings import KAGGLE_NORMALISATION, AugmentSettings, InputSettings
+from pipeline.staging import UncheckedStrips, stage
+
+pytestmark = pytest.mark.gpu
+
+GEOMETRY = AugmentSettings(scale=0.1, shift_px=2.0, rotate_deg=15.0)
+STAIN = AugmentSettings(stain=0.15)
+COLOUR = AugmentSettings(brightness=0.15, contrast=0.2, saturation=0.2, hue_deg=12.0)
+
+
+@pytest.mark.parametrize("augment", ["none", "light"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_are_those_of_the_cpu_bit_for_bit(kind: str, augment: str, dataset, gpu, tmp_path: Path) -> None:
+    expected = by_row(make_loader(open_kind(dataset.train, "strip", CPU, tmp_path), CPU, augment, normalisation=None))
+    for batch_size in (32, 200, 37):
+        loader = make_loader(
+            open_kind(dataset.train, kind, gpu, tmp_path), gpu, augment, normalisation=None, batch_size=batch_size
+        )
+        found = by_row(loader)
+        loader.close()
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[row], expected[row]) for row in expected)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_every_compression_is_decoded_right(encoding: str, gpu, tmp_path: Path) -> None:
+    known = write_kaggle_folder(tmp_path / "data", train=40, test=0, size=96, encode=ENCODINGS[encoding][0])
+    table = open_dataset(tmp_path / "data").train
+    loader = make_loader(open_kind(table, "tiff", gpu, tmp_path), gpu, "none", normalisation=None)
+    for row, patch in by_row(loader).items():
+        assert np.array_equal(patch.permute(1, 2, 0).numpy(), known[table.ids[row]])
+
+
+@pytest.mark.parametrize("augment", [GEOMETRY, STAIN], ids=["geometry", "stain"])
+@pytest.mark.parametrize("kind", ["strip", "resident"])
+def test_augmented_pixels_are_within_one_step(kind: str, augment, dataset, gpu, tmp_path: Path) -> None:
+    kinds = {CPU: "strip", gpu: kind if gpu.type == "cuda" else "strip"}
+    one, other = (
+        by_row(make_loader(open_kind(dataset.train, kinds[device], device, tmp_path), device, augment,
+                           normalisation=None))
+        for device in (CPU, gpu)
+    )  # fmt: skip
+    assert max((one[row].int() - other[row].int()).abs().max() for row in one) <= 1
+
+
+@pytest.mark.parametrize("augment", ["none", "light", "standard", COLOUR])
+@pytest.mark.parametrize("kind", KINDS)
+def test_normalised_pixels_are_within_one_step(kind: str, augment, dataset, gpu, tmp_path: Path) -> None:
+    step = 1 / (255 * torch.tensor(KAGGLE_NORMALISATION.std)).view(3, 1, 1)
+    one = by_row(make_loader(open_kind(dataset.train, "strip", CPU, tmp_path), CPU, augment))
+    other = by_row(make_loader(open_kind(dataset.train, kind, gpu, tmp_path), gpu, augment))
+    assert one.keys() == other.keys()
+    assert all(((one[row] - other[row].float()).abs() <= step).all() for row in one)
+
+
+@pytest.mark.parametrize("augment", ["none", "light", "standard", COLOUR])
+def test_fused_agrees_with_dali_to_the_last_place(augment, dataset, gpu, tmp_path: Path) -> None:
+    kinds = ("resident", "fused") if gpu.type == "cuda" else ("strip", "fused")
+    dali, fused = (by_row(make_loader(open_kind(dataset.train, k, gpu, tmp_path), gpu, augment)) for k in kinds)
+    for row, x in dali.items():
+        assert fused[row].dtype == x.dtype
+        one_unit = torch.nextafter(x.abs(), torch.tensor(torch.inf, dtype=x.dtype)) - x.abs()
+        assert ((x.double() - fused[row].double()).abs() <= one_unit.double().clamp(min=1e-6)).all()
+
+
+def test_compiled_is_the_same_as_eager(gpu) -> None:
+    if gpu.type == "cpu":
+        pytest.skip("compiles for half a minute on a CPU")
+    compiled = torch.compile(view_batch, dynamic=True)
+    patches = torch.randint(0, 256, (6, 16, 16, 3), dtype=torch.uint8, device=gpu)
+    view = torch.tensor([[1, 0, 1], [0, 1, 0], [1, 1, 1]], dtype=torch.int32, device=gpu)
+    given = (patches, torch.tensor([5, 1, 1], device=gpu), view, None, None, torch.float16)
+    assert torch.equal(compiled(*given), view_batch(*given))
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_files_go_into_gpu_memory_in_one_pass(archive: bool, gpu, tmp_path: Path) -> None:
+    known = write_kaggle_folder(tmp_path / "data", train=300, test=0, size=96)
+    path = zipped(tmp_path / "data", tmp_path / "data.zip") if archive else tmp_path / "data"
+    table = open_dataset(path).train
+    for piece in (7, 512):
+        staged = stage(UncheckedStrips(table), gpu, threads=4, piece=piece)
+        assert staged.patches_u8.device.type == gpu.type
+        assert np.array_equal(staged.patches_u8.cpu().numpy(), np.stack([known[i] for i in table.ids]))
+
+
+def test_out_of_gpu_memory_falls_back_to_packed_and_says_so(gpu, dataset, tmp_path: Path, monkeypatch) -> None:
+    if gpu.type == "cpu":
+        pytest.skip("torch limits the memory of a GPU alone")
+    monkeypatch.setattr(opening, "free_memory", lambda device: 2**60)  # so that it is tried
+    said: list[str] = []
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(1e-9)
+    try:
+        source = open_source(
+            dataset.train, InputSettings(source="resident"), device=gpu, cache_dir=tmp_path, say=said.append
+        )
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert source.kind == "packed" and "did not fit into GPU memory" in said[-1]

@@ -1,0 +1,77 @@
+"""On a GPU: AMP, channels-last, torch.compile and CUDA graphs learn what fp32 in eager mode learns."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gpu_cases import make_loader, open_kind
+
+from models import create_model
+from pipeline.dataset import open_dataset
+from training.config import OptimSettings
+from training.device import choose_precision, prepare_backends
+from training.step import TrainStep
+
+pytestmark = pytest.mark.gpu
+
+STEPS = 60
+# Stated bounds on the loss curves: what two fp32 runs that sum in another order may also differ by, and half of what
+# the loss falls by. The mean over the last 20 steps, and any ten steps' mean.
+LAST_20, ANY_10 = 0.03, 0.06
+VARIANTS = {
+    "fp32 NCHW": {"precision": "fp32", "memory_format": torch.contiguous_format},
+    "bf16": {"precision": "bf16"},
+    "fp16": {"precision": "fp16"},
+    "bf16 compiled": {"precision": "bf16", "mode": "default"},
+    "bf16 graphs": {"precision": "bf16", "mode": "reduce-overhead"},
+    "fp16 graphs": {"precision": "fp16", "mode": "reduce-overhead"},
+}
+
+
+@pytest.fixture(scope="module")
+def batches(request, gpu, tmp_path_factory) -> list:
+    """The first batches of the real sample where HCD_DATA names it, else of random patches."""
+    data = os.environ.get("HCD_DATA")
+    table = open_dataset(Path(data) if data else request.getfixturevalue("kaggle_folder")).train
+    source = open_kind(table, "packed", gpu, tmp_path_factory.mktemp("cache"))
+    loader = make_loader(source, gpu, "light", labels=table.labels, batch_size=64, drop_last=True)
+    found: list = []
+    for epoch in range(STEPS):
+        loader.set_epoch(epoch)
+        found += [(x.clone(), y.clone()) for x, y, _ in loader]
+        if len(found) >= STEPS:
+            return found[:STEPS]
+    raise AssertionError("too few patches")
+
+
+def losses(batches: list, device: torch.device, *, precision: str, mode: str = "", memory_format=torch.channels_last):
+    """[STEPS] losses of a network that begins with the same weights."""
+    torch.manual_seed(0)
+    optim = OptimSettings(batch_size=64, ema_decay=0, compile=bool(mode), compile_mode=mode or "auto")
+    step = TrainStep(
+        create_model("patchnet", dropout=0.0), optim, total_steps=STEPS, device=device,
+        precision=choose_precision(precision, device), memory_format=memory_format,
+    )  # fmt: skip
+    found = [step(x.contiguous(memory_format=memory_format), y).loss for x, y in batches]
+    return torch.stack(found).cpu().numpy()
+
+
+@pytest.fixture(scope="module")
+def plain(batches, gpu) -> np.ndarray:
+    """The curve of fp32 in eager mode."""
+    return losses(batches, gpu, precision="fp32")
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_loss_curve_is_that_of_fp32_eager(name: str, batches, plain, gpu) -> None:
+    variant = VARIANTS[name]
+    if gpu.type == "cpu" and name != "fp32 NCHW":
+        pytest.skip("a GPU's matter")
+    prepare_backends(gpu)
+    found = losses(batches, gpu, **variant)
+    assert np.isfinite(found).all()
+    difference = found - plain
+    assert abs(difference[-20:].mean()) <= LAST_20
+    assert np.abs(np.convolve(difference, np.full(10, 0.1), "valid")).max() <= ANY_10
