@@ -8,12 +8,13 @@ DEMO := data/demo
 NEEDED_GB := 8
 MINUTES ?= 10
 
-.PHONY: help demo test bench fuzz lint lock clean
+.PHONY: help demo test bench gpu-check fuzz lint lock clean
 
 help:
 	@echo "make demo    install, make SYNTHETIC data, train, predict: the whole way through once"
 	@echo "make test    install, run the tests (HCD_DATA=FOLDER_OR_ZIP adds those on real data)"
 	@echo "make bench   measure for some minutes, results into data/bench-results/ (DATA=FOLDER_OR_ZIP: on your patches)"
+	@echo "make gpu-check   tests and bench on a GPU at Kaggle's size, 9 minutes (REAL=FOLDER_OR_ZIP adds the AUC)"
 	@echo "make fuzz    damage TIFF files and all others that are read, for MINUTES=10"
 	@echo "make lint    ruff over the code"
 	@echo "make lock    make requirements.txt anew from pyproject.toml"
@@ -30,6 +31,12 @@ DATA :=
 bench: $(STAMP)
 	$(if $(DATA),,$(BIN)/python -m pipeline synth --out data/bench --train 2000 --test 0)
 	$(BIN)/python -m bench all --short --data-dir $(or $(DATA),data/bench) --out-dir data/bench-results
+
+# All that needs a GPU. Results into data/gpu-check/; OPTIONS="--device cpu --patches 600" shows on a CPU that it runs.
+REAL :=
+OPTIONS :=
+gpu-check: $(STAMP)
+	$(BIN)/python -m bench.gpu_check --out data/gpu-check $(if $(REAL),--real $(REAL)) $(OPTIONS)
 
 # Damaged TIFF files, tables, packed files, settings and checkpoints, for longer than `make test` gives them.
 fuzz: $(STAMP)

@@ -53,5 +53,10 @@ COMMANDS: Mapping[str, Command] = {
         ("--sizes", "1000", "4000", "16000", "--repeats", "2"),
     ),
     "plot": Command("bench.plot", "Plot", "pictures of result files", None),
+    "staging": Command("bench.staging", "Staging", "image files into device memory in one pass", None),
+    "decoders": Command("bench.decoders", "Decoders", "who decodes TIFFs of which compression, and how fast", None),
+    "floors": Command("bench.floors", "Floors", "operations and bytes of a training step, and what they allow", None),
+    "job": Command("bench.job", "Job", "train.py and predict.py against the clock", None),
+    "full-size": Command("bench.full_size", "FullSize", "write SYNTHETIC data of Kaggle's size", None),
     "all": Command("bench.all", "All", "every command above, each result into one folder", None),
 }

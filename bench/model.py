@@ -51,6 +51,8 @@ class Model(BenchOptions):
     """Number formats; all but fp32 are autocast."""
     batch_sizes: tuple[int, ...] = (64, 256)
     """Patches a batch."""
+    layouts: tuple[Literal["channels-last", "NCHW"], ...] = tuple(LAYOUTS)
+    """Memory formats."""
     modes: tuple[Mode, ...] = ("eager", "compiled")
     """Without torch.compile; with train.py's --compile; or with one of its modes by name."""
     seconds: float = 1.0
@@ -102,7 +104,7 @@ class Model(BenchOptions):
     def _prepare(self, device: torch.device, failed: dict[str, str]) -> dict["Combination", "Network"]:
         """The networks that can do a step; the others go to ``failed``."""
         networks = {}
-        every = [Combination(*key) for key in product(self.precisions, LAYOUTS, self.modes, self.batch_sizes)]
+        every = [Combination(*key) for key in product(self.precisions, self.layouts, self.modes, self.batch_sizes)]
         for combination in tqdm(every, desc="preparing", leave=False, disable=None):
             try:
                 networks[combination] = Network(self.model, combination, self.patch_size(), device)

@@ -92,7 +92,11 @@ def test_the_host_never_waits_in_the_steady_state(kind: str, precision: str, dat
     if gpu.type == "cpu" and precision == "fp16":
         pytest.skip("fp16 is for GPUs")
     table = dataset.train
-    loader = make_loader(open_kind(table, kind, gpu, tmp_path), gpu, "light", labels=table.labels, batch_size=4)
+    # 50 steps an epoch: two windows of the loss monitor lie within. A CPU shows with fewer that this runs.
+    batch_size = 4 if gpu.type == "cuda" else 32
+    loader = make_loader(
+        open_kind(table, kind, gpu, tmp_path), gpu, "light", labels=table.labels, batch_size=batch_size
+    )
     step = TrainStep(
         create_model("patchnet", dropout=0.1), OptimSettings(), total_steps=1000, device=gpu,
         precision=choose_precision(precision if gpu.type == "cuda" else "fp32", gpu),
@@ -105,5 +109,4 @@ def test_the_host_never_waits_in_the_steady_state(kind: str, precision: str, dat
     for epoch in range(3):
         trainer.progress.epoch, trainer.progress.next_batch = epoch, 0
         trainer.train_epoch()
-    # Two windows of the loss monitor lie within.
-    assert steady.watched == 3 * (len(loader) - 4) and trainer.progress.step == 150
+    assert steady.watched == 3 * (len(loader) - 4) > 0 and trainer.progress.step == 3 * len(loader)

@@ -1,0 +1,251 @@
+"""Everything that needs a GPU, in one command of at most nine minutes: `make gpu-check`, or without make
+
+python -m bench.gpu_check --out FOLDER                                      on a GPU, at Kaggle's full size
+python -m bench.gpu_check --out FOLDER --device cpu --patches 600           the same parts on a CPU, small
+
+Each part is a process of its own with a time limit, so that one that fails or hangs costs its own figures alone.
+FOLDER gets gpu_check.json, which holds all result files and is written anew after every part, log.txt with what the
+parts printed, and summary.txt: the targets against what was measured, also printed last.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from bench.full_size import KAGGLE_TEST, KAGGLE_TRAIN
+from bench.gpu_targets import summarise
+from bench.results import environment, one_line
+from pipeline.command import run_command
+from pipeline.errors import UserError
+from pipeline.files import read_json, write_json, write_text
+
+PROJECT = Path(__file__).resolve().parent.parent
+# What this script and the tests marked gpu import beside torch, torchvision and DALI: {module: package}.
+NEEDED = {
+    "numpy": "numpy", "pandas": "pandas", "scipy": "scipy", "sklearn": "scikit-learn", "matplotlib": "matplotlib",
+    "jinja2": "jinja2", "tqdm": "tqdm", "tyro": "tyro", "docstring_parser": "docstring-parser",
+    "typeguard": "typeguard", "typing_extensions": "typing-extensions", "safetensors": "safetensors",
+    "numba": "numba", "llvmlite": "llvmlite", "PIL": "pillow", "tifffile": "tifffile", "pytest": "pytest",
+    "hypothesis": "hypothesis",
+}  # fmt: skip
+# Of these, what a machine with torch and the usual scientific packages still lacks. DALI's own needs come beside:
+# astunparse gast libcst makefun nvtx optree six. Packed without dependencies, so every one is named.
+# Seen to be enough on paper only: no GPU machine has run this yet.
+USUALLY_LACKING = ("tyro", "docstring-parser", "typeguard")
+# Seconds kept back at the end for writing the summary, and for ending a part that overran.
+_RESERVE_S = 8
+_TERMINATE_S = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuCheck:
+    """Settings of the check."""
+
+    out: Path
+    """Folder for the results; it is made."""
+    device: Literal["cuda", "cpu"] = "cuda"
+    """cpu runs the same parts, to see that they run."""
+    patches: int = KAGGLE_TRAIN
+    """Labelled patches to write; the test patches are in Kaggle's proportion."""
+    batch_size: int = 0
+    """Patches a batch in loader, model and train; 0 takes 1,024 on a GPU and 64 on a CPU."""
+    data: Path | None = None
+    """A folder of TIFFs to use instead of writing one."""
+    real: Path | None = None
+    """Labelled real patches: the loss curves are compared, and the AUC measured, on them."""
+    seconds: float = 540
+    """Of the whole check."""
+    parts: tuple[str, ...] = ()
+    """Only these, in this order; see PARTS. The data set is written in any case."""
+    scratch: Path | None = None
+    """Folder for the patches, 8 GB at full size; a temporary one without it."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether this is the real thing."""
+        return self.device == "cuda"
+
+    @property
+    def batch(self) -> int:
+        """Patches a batch."""
+        return self.batch_size or (1024 if self.on_gpu else 64)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process."""
+
+    name: str
+    command: tuple[str, ...]
+    """Behind python; {out} becomes its result file."""
+    limit_s: float
+    """It is ended after so long."""
+
+
+def plan(check: GpuCheck, folder: Path, cache: Path) -> list[Part]:
+    """The parts in their order: what tells most comes first, should time run out."""
+    gpu, batch = check.on_gpu, str(check.batch)
+    common = ("--data-dir", str(folder), "--cache-dir", str(cache), "--device", check.device, "--out", "{out}")
+    patches = ("--patches", str(check.patches))
+    few = ("--repeats", "3" if gpu else "1")
+    # A CPU has no use for large batches or compilation, and one epoch shows that all of it runs.
+    small = () if gpu else ("--options=--epochs=1", "--options=--batch-size=64", "--options=--no-compile")
+
+    def bench(name: str, *options: str) -> tuple[str, ...]:
+        return ("-m", "bench", name, *options)
+
+    network = ("--batch-sizes", *(("1024", "2048") if gpu else (batch,)), "--seconds", "1" if gpu else "0.1", *few)
+    modes = ("eager", "default", "reduce-overhead", "max-autotune") if gpu else ("eager",)
+    network += ("--precisions", "bf16" if gpu else "fp32", "--layouts", "channels-last", "--modes", *modes)
+    on_device = ("--device", check.device, "--out", "{out}")
+    parts = [
+        Part("tests", ("-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider"), 150),
+        Part("job", bench("job", "--data-dir", str(folder), *on_device, *small), 110),
+        Part("staging", bench("staging", *common, *patches, *few), 40),
+        Part("loader", bench("loader", *common, *patches, *few, "--batch-size", batch, "--augment", "light", "standard",
+                             "--round-s", "1"), 100),
+        Part("patchnet", bench("model", *on_device, *network), 80),
+        Part("resnet18", bench("model", *on_device, *network, "--model", "resnet18"), 80),
+        Part("train", bench("train", *common, *patches, *few, "--batch-size", batch, *(("--compile",) if gpu else ())),
+             60),
+        Part("decoders", bench("decoders", *common, *few, "--patches", "2048" if gpu else "64", "--batch-size", batch),
+             30),
+        Part("floors", bench("floors", "--out", "{out}"), 30),
+    ]  # fmt: skip
+    if check.real is not None:
+        seeds = ("--seeds", "0", "1", "2") if gpu else ("--seeds", "0")
+        real = ("--data-dir", str(check.real), "--no-predict", *on_device, *seeds)
+        fast = ("--preset", "fast") if gpu else ("--preset", "smoke", "--options=--epochs=1")
+        parts.append(Part("auc-fp32", bench("job", *real, *fast, "--options=--precision=fp32"), 75))
+        after = ("--options=--precision=bf16", "--options=--compile") if gpu else ()
+        parts.append(Part("auc-fast", bench("job", *real, *fast, *after), 75))
+    return chosen(parts, check.parts)
+
+
+def chosen(parts: Sequence[Part], names: Sequence[str]) -> list[Part]:
+    """The parts of these names in the names' order; all without names. Raises UserError for unknown ones."""
+    by_name = {part.name: part for part in parts}
+    if unknown := [name for name in names if name not in by_name]:
+        raise UserError(f"--parts: expected some of {', '.join(by_name)}, found {', '.join(unknown)}")
+    return [by_name[name] for name in names] if names else list(parts)
+
+
+def run_part(part: Part, result: Path, log: Path, limit_s: float, more_environment: dict[str, str]) -> dict[str, Any]:
+    """Run one part: {"name", "status", "seconds", "result", "tail"}; its result file is taken in."""
+    line = [sys.executable, *(word.replace("{out}", str(result)) for word in part.command)]
+    began = time.monotonic()
+    with open(log, "ab") as file:
+        file.write(f"\n$ python {' '.join(line[1:])}\n".encode())
+        file.flush()
+        start = file.tell()
+        # A session of its own: what the part starts ends with it.
+        process = subprocess.Popen(
+            line, stdout=file, stderr=subprocess.STDOUT, cwd=PROJECT, env={**os.environ, **more_environment},
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            code = process.wait(limit_s)
+            status = "done" if code == 0 else f"failed with exit status {code}"
+        except subprocess.TimeoutExpired:
+            status = f"ended after {limit_s:.0f} s"
+        finally:
+            _end(process)
+    with open(log, "rb") as file:
+        file.seek(start)
+        tail = file.read()[-2000:].decode(errors="replace").splitlines()[-12:]
+    found = {"name": part.name, "status": status, "seconds": time.monotonic() - began, "result": None, "tail": tail}
+    if result.exists():
+        try:
+            found["result"] = read_json(result)
+        except UserError as error:
+            found["status"] = one_line(error)
+    return found
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End the part's whole session, politely first: a GPU's memory is given back then."""
+    for number, wait_s in ((signal.SIGTERM, _TERMINATE_S), (signal.SIGKILL, None)):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(wait_s)
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
+
+
+def lacking() -> list[str]:
+    """Packages that are not installed, DALI among them."""
+    modules = NEEDED | {"nvidia.dali": "nvidia-dali-cuda130", "torch": "torch", "torchvision": "torchvision"}
+    return [package for module, package in modules.items() if not _is_there(module)]
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # of its parent
+        return False
+
+
+def check_gpu(check: GpuCheck) -> None:
+    """Run every part, write the files and print the summary. Raises UserError if a part did not finish."""
+    began = time.monotonic()
+    if missing := lacking():
+        raise UserError(f"these packages are missing: {' '.join(missing)}; install them, without a network from wheels")
+    try:
+        check.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{check.out}: cannot be made: {error.strerror or error}") from error
+    log = check.out / "log.txt"
+    log.unlink(missing_ok=True)
+    content: dict[str, Any] = {"schema": 1, "environment": environment(), "parts": [], "settings": {
+        "device": check.device, "patches": check.patches, "batch_size": check.batch, "real": check.real is not None,
+    }}  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="gpu-check-", dir=check.scratch) as scratch:
+        folder = check.data or Path(scratch) / "full"
+        parts = plan(check, folder, Path(scratch) / "cache")
+        if check.data is None:
+            test = round(check.patches * KAGGLE_TEST / KAGGLE_TRAIN)
+            distinct = 4_000 if check.on_gpu else 200
+            options = {"out-dir": folder, "train": check.patches, "test": test, "distinct": distinct}
+            words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+            parts.insert(0, Part("full-size", ("-m", "bench", "full-size", *words), 90))
+        more = {"HCD_DATA": str(check.real)} if check.real else {}
+        if not check.on_gpu:
+            more["GPU_TESTS_ON"] = "cpu"
+        for part in parts:
+            left_s = check.seconds - _RESERVE_S - (time.monotonic() - began)
+            if left_s < _RESERVE_S:
+                found = {"name": part.name, "status": "left out: no time was left", "seconds": 0.0, "result": None}
+            else:
+                found = run_part(part, Path(scratch) / f"{part.name}.json", log, min(part.limit_s, left_s), more)
+            content["parts"].append(found)
+            print(f"{part.name}: {found['status']}, {found['seconds']:.0f} s", flush=True)
+            write_json(check.out / "gpu_check.json", content)
+    summary = summarise(content, time.monotonic() - began)
+    write_text(check.out / "summary.txt", summary)
+    print(f"\n{summary}")
+    if failed := [part["name"] for part in content["parts"] if part["status"] != "done"]:
+        raise UserError(f"these parts did not finish: {', '.join(failed)}; {log} says why")
+
+
+def main() -> int:
+    """Entry point; returns the exit status."""
+    settings = tyro.cli(GpuCheck, prog="python -m bench.gpu_check", description=__doc__)
+    return run_command(lambda: check_gpu(settings))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

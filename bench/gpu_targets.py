@@ -1,0 +1,108 @@
+"""What one H200 is to reach, against what the parts of ``bench.gpu_check`` measured."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One line of the summary."""
+
+    what: str
+    part: str
+    """Of the check, whose result holds it."""
+    value: float
+    unit: str
+    measured: Callable[[Rows], tuple[float, str] | None]
+    """Rows of the result -> (value, of which row); None where it was not measured."""
+    at_most: bool = False
+    """Whether less is better."""
+
+
+def best(*beginnings: str, ending: str = "") -> Callable[[Rows], tuple[float, str] | None]:
+    """The row with the highest median of those whose names begin and end so."""
+
+    def measured(rows: Rows) -> tuple[float, str] | None:
+        found = [
+            (row["median"], row["name"])
+            for row in rows
+            if "median" in row and row["name"].startswith(beginnings) and row["name"].endswith(ending)
+        ]
+        return max(found, default=None)
+
+    return measured
+
+
+def field(*path: str, sign: int = 1) -> Callable[[Rows], tuple[float, str] | None]:
+    """The least (with ``sign`` -1 the largest) of a field that may lie deeper."""
+
+    def measured(rows: Rows) -> tuple[float, str] | None:
+        found = []
+        for row in rows:
+            value: Any = row
+            for name in path:
+                value = value.get(name) if isinstance(value, Mapping) else None
+            if isinstance(value, int | float):
+                found.append((sign * value, row["name"]))
+        return (sign * min(found)[0], min(found)[1]) if found else None
+
+    return measured
+
+
+TARGETS = (
+    Target("best of tiff and strip, light", "loader", 150_000, "images/s", best("tiff, light", "strip, light")),
+    Target("packed, light", "loader", 400_000, "images/s", best("packed, light")),
+    Target("resident, light", "loader", 1_000_000, "images/s", best("resident, light")),
+    Target("fused, light", "loader", 1_000_000, "images/s", best("fused, light")),
+    Target("220,025 TIFFs into device memory", "staging", 5, "s", field("kaggle_s"), at_most=True),
+    Target("training step, ResNet-18", "resnet18", 120_000, "images/s", best("", ending="training step")),
+    Target("training step, patchnet", "patchnet", 250_000, "images/s", best("", ending="training step")),
+    Target("end to end / min(loader, model)", "train", 0.97, "", field("ratio_to_min", "median")),
+    Target("data wait", "train", 0.01, "", field("data_wait", "median"), at_most=True),
+    Target("TIFFs -> network -> submission, TTA", "job", 60, "s", field("seconds", sign=-1), at_most=True),
+)  # fmt: skip
+
+
+def summarise(content: Mapping[str, Any], seconds: float) -> str:
+    """The table: each target, what was measured and whether it was met; then the AUCs and the parts."""
+    results = {part["name"]: (part.get("result") or {}).get("rows", []) for part in content["parts"]}
+    machine = content["environment"]["gpu"] or content["environment"]["cpu"]
+    settings = content["settings"]
+    lines = [f"{machine}; {settings['patches']:,} patches [SYNTHETIC], batch {settings['batch_size']:,}"]
+    if settings["device"] == "cpu":
+        lines.append("ON A CPU: this shows that the parts run. The targets are for one H200; nothing here says met.")
+    rows = [["", "target", "measured", "met", "from"]]
+    for target in TARGETS:
+        found = target.measured(results.get(target.part, []))
+        sign = "<=" if target.at_most else ">="
+        met = "not measured"
+        if found is not None:
+            met = "yes" if (found[0] <= target.value if target.at_most else found[0] >= target.value) else "NO"
+            met = "-" if settings["device"] == "cpu" else met
+        rows.append([
+            target.what, f"{sign} {_number(target.value)} {target.unit}".rstrip(),
+            f"{_number(found[0])} {target.unit}".rstrip() if found else "", met, found[1] if found else "",
+        ])  # fmt: skip
+    lines += ["", *_table(rows), ""]
+    for name in ("auc-fp32", "auc-fast"):
+        if aucs := [f"{row['auc']:.4f}" for row in results.get(name, [])]:
+            lines.append(f"validation AUC on the real sample, {name}: {', '.join(aucs)}")
+    for part in content["parts"]:
+        lines.append(f"{part['name']}: {part['status']}, {part['seconds']:.0f} s")
+        if part["status"] != "done" or part["name"] == "tests":
+            lines += [f"    {text}" for text in part.get("tail", [])[-4:]]
+    lines.append(f"{seconds:.0f} s in all")
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _table(rows: Iterable[list[str]]) -> list[str]:
+    rows = list(rows)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
