@@ -23,7 +23,7 @@ class Staging(BenchOptions):
     def run(self) -> None:
         """Measure, print and write. Raises UserError where a file cannot be sliced."""
         table, rows, device = self.open()
-        table = table.first(len(rows))
+        table = table.take(rows)
         cores = self.workers or usable_cores()
         threads = self.threads or tuple(sorted({*(2**n for n in range(cores.bit_length())), cores}))
 

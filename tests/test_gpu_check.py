@@ -25,8 +25,6 @@ def test_every_part_is_a_command_that_its_program_understands(device: str, tmp_p
         if part.command[:2] == ("-m", "bench"):
             words = [word.replace("{out}", "x.json") for word in part.command[3:]]
             tyro.cli(COMMANDS[part.command[2]].load(), args=words)
-    # With ten seconds of limits to spare for the rest: a part that hangs ends alone, and the last line still comes.
-    assert all(part.limit_s <= 150 for part in parts)
 
 
 def test_parts_are_chosen_by_name() -> None:
