@@ -30,12 +30,13 @@ from pipeline.errors import UserError
 from pipeline.files import read_json, write_json, write_text
 
 PROJECT = Path(__file__).resolve().parent.parent
-# What this script and the tests marked gpu import beside torch, torchvision and DALI: {module: package}.
+# What this script and the tests marked gpu import beside torch, torchvision and DALI: {module: package}. Not numba:
+# it serves the augmentation on CPUs alone, which DALI's own operators do without it.
 NEEDED = {
     "numpy": "numpy", "pandas": "pandas", "scipy": "scipy", "sklearn": "scikit-learn", "matplotlib": "matplotlib",
     "jinja2": "jinja2", "tqdm": "tqdm", "tyro": "tyro", "docstring_parser": "docstring-parser",
     "typeguard": "typeguard", "typing_extensions": "typing-extensions", "safetensors": "safetensors",
-    "numba": "numba", "llvmlite": "llvmlite", "PIL": "pillow", "tifffile": "tifffile", "pytest": "pytest",
+    "PIL": "pillow", "tifffile": "tifffile", "pytest": "pytest",
     "hypothesis": "hypothesis",
 }  # fmt: skip
 # Of these, what a machine with torch and the usual scientific packages still lacks. DALI's own needs come beside:
