@@ -26,13 +26,11 @@ from pipeline.open import open_source
 from pipeline.settings import AUGMENTATIONS, Normalisation
 from pipeline.sources import check_source_size
 from pipeline.submission import write_submission
-from training.build import SYNTHETIC_NOTE, input_settings
+from training.build import SYNTHETIC_NOTE, input_settings, predict_batch_size
 from training.device import choose_device, choose_precision, prepare_backends
-from training.inference import predict_logits
+from training.inference import BATCH_SIZES, predict_logits
 from training.metrics import score_probabilities, sigmoid
 from training.networks import load_networks, not_trained_on, read_temperatures
-
-BATCH_SIZES = {"cpu": 256, "cuda": 2048}
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class PredictSettings:
     evaluate: bool = False
     """Score the labelled patches that none of the runs was trained on, instead of predicting the test patches."""
     batch_size: int = 0
-    """Patches a batch; changes speed alone. 0 takes 256 on a CPU and 2,048 on a GPU."""
+    """Patches a batch; changes speed alone. 0 takes tuned.json's, else 256 on a CPU and 2,048 on a GPU."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto takes the GPU, and stops when there is one that cannot be used."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
@@ -86,7 +84,7 @@ def predict(settings: PredictSettings) -> None:
     prepare_backends(device)
     networks, infos = load_networks(settings.run, device)
     temperatures = read_temperatures(settings.run) if settings.calibrated else np.ones((len(networks), 1))
-    inputs = input_settings(settings.source, settings.workers, settings.cache_dir)
+    inputs = input_settings(settings.source, settings.workers, settings.cache_dir, device)
     dataset = open_dataset(settings.data_dir, skip_missing=True)
     whole = dataset.require_train() if settings.evaluate else dataset.require_test()
     table = usable(whole, settings.on_bad, threads=inputs.threads, cache_dir=settings.cache_dir)
@@ -96,7 +94,7 @@ def predict(settings: PredictSettings) -> None:
     rows = rows_to_predict(settings, table)
     source = open_source(table, inputs, device=device, cache_dir=settings.cache_dir)
     check_source_size(source, infos[0].patch_size)
-    batch_size = settings.batch_size or BATCH_SIZES[device.type]
+    batch_size = predict_batch_size(settings.batch_size, BATCH_SIZES[device.type], settings.cache_dir, device)
     loader = Loader(
         source, rows, None, batch_size=batch_size, device=device, augment=AUGMENTATIONS["none"],
         normalisation=Normalisation(infos[0].mean, infos[0].std), settings=inputs, shuffle=False, drop_last=False,

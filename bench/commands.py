@@ -46,6 +46,24 @@ COMMANDS: Mapping[str, Command] = {
         ("--repeats", "2", "--seconds", "0.2", "--batch-sizes", "64"),
     ),
     "train": Command("bench.train", "Train", "end to end through train.py's own loop", ("--repeats", "3")),
+    "doctor": Command(
+        "bench.doctor",
+        "Doctor",
+        "what bounds training on this machine, and which setting to change",
+        ("--seconds", "15"),
+    ),
+    "induce": Command(
+        "bench.induce",
+        "Induce",
+        "five bottlenecks made on purpose: does the doctor name them, and is its prediction right",
+        ("--patches", "512", "--seconds", "4", "--repeats", "2"),
+    ),
+    "tune": Command(
+        "bench.tune",
+        "Tune",
+        "finds the fastest settings by measuring, and keeps them for train.py and predict.py",
+        ("--seconds", "20"),
+    ),
     "scaling": Command(
         "bench.scaling",
         "Scaling",

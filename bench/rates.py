@@ -1,21 +1,22 @@
 """Stopwatches around the loop's own parts: images a second, cores they took, and how long steps waited for data."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter, process_time
 
 import numpy as np
 import torch
 
+from bench.results import interleave
 from training.loop import BatchLoader
 
 
 @dataclass(frozen=True)
 class Rate:
-    """What one measurement gave; its first batch is excluded."""
+    """What one measurement gave."""
 
     images: int
-    """Patches, those of the first batch left out."""
+    """Patches of the steps that were timed."""
     wall_s: float
     """Seconds they took."""
     core_s: float
@@ -50,20 +51,39 @@ def pooled(rates: Iterable[Rate]) -> Rate:
     return Rate(*(sum(column) for column in zip(*parts, strict=True)))
 
 
-class Watched:
-    """A loader as the loop sees it, timed from the end of the first step to the end of the last.
+def in_turns(ways: Mapping[str, Callable[[], Rate]], rounds: int, title: str = "") -> dict[str, list[Rate]]:
+    """Measure each way ``rounds`` times, in turns: name -> its rates."""
+    rates: dict[str, list[Rate]] = {name: [] for name in ways}
 
-    The first step builds graphs, picks kernels and compiles, so it is left out. Time spent waiting for data is
-    measured on the host's clock, or on a GPU with CUDA events: there it is the GPU's time between the end of a step
-    and the beginning of the next, whatever the host, which runs ahead, does meanwhile.
+    def kept(name: str) -> Callable[[], float]:
+        def measure() -> float:
+            rates[name].append(ways[name]())
+            return rates[name][-1].images_per_s
+
+        return measure
+
+    interleave({name: kept(name) for name in ways}, rounds, title=title)
+    return rates
+
+
+class Watched:
+    """A loader as the loop sees it, timed while it is in its stride.
+
+    The first step is left out: it builds graphs, picks kernels and compiles. So are as many steps more as the loader
+    reads batches ahead, and as many at the epoch's end: a full stock that is only used up would flatter the loader.
+
+    Time spent waiting for data is measured on the host's clock, or on a GPU with CUDA events: there it is the GPU's
+    time between the end of a step and the beginning of the next, whatever the host, which runs ahead, does meanwhile.
 
     Args:
         loader: whose batches are timed; epochs of at least two batches.
         device: where the steps run.
+        ahead: batches that the loader reads ahead. Short epochs leave out fewer, and never more than two thirds.
     """
 
-    def __init__(self, loader: BatchLoader, device: torch.device) -> None:
+    def __init__(self, loader: BatchLoader, device: torch.device, ahead: int) -> None:
         self._loader, self._device, self._on_gpu = loader, device, device.type == "cuda"
+        self._ahead = ahead
         self.rate: Rate | None = None
         """Of the last epoch that was iterated to its end."""
 
@@ -80,26 +100,29 @@ class Watched:
         self._loader.set_epoch(epoch, first_batch)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, np.ndarray]]:
-        last, images, pauses, ended = len(self) - 1, 0, [], None
+        self.rate = None
+        first, last = window(len(self), self._ahead)
+        images, pauses, ended = 0, [], None
         began = began_core = began_wait = 0.0
         for index, batch in enumerate(self._loader):
-            if ended is not None:
+            if ended is not None and first < index <= last:
                 pauses.append((ended, self._event()))
             yield batch
             # Back here the loop is done with the batch: its step has run or, on a GPU, is queued.
-            if index == 0:
+            if first < index <= last:
+                images += len(batch[0])
+            if index == first:
                 self._synchronise()
                 began, began_core, began_wait = perf_counter(), process_time(), self._loader.wait_s
-            else:
-                images += len(batch[0])
-            if self._on_gpu:
-                ended = self._event()
-            if index == last:
+            elif index == last:
                 self._synchronise()
+                wall_s, core_s = perf_counter() - began, process_time() - began_core
                 wait_s = self._loader.wait_s - began_wait
                 if self._on_gpu:
                     wait_s = sum(before.elapsed_time(after) for before, after in pauses) / 1000
-                self.rate = Rate(images, perf_counter() - began, process_time() - began_core, wait_s)
+                self.rate = Rate(images, wall_s, core_s, wait_s)
+            if self._on_gpu:
+                ended = self._event()
 
     def _event(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
@@ -109,6 +132,12 @@ class Watched:
     def _synchronise(self) -> None:
         if self._on_gpu:
             torch.cuda.synchronize(self._device)
+
+
+def window(batches: int, ahead: int) -> tuple[int, int]:
+    """Which steps of an epoch are timed: from the end of the first number to the end of the second."""
+    settle = min(ahead, max(0, (batches - 2) // 3))
+    return settle, batches - 1 - settle
 
 
 class Resident:

@@ -68,7 +68,7 @@ class RunParts:
         self.step = TrainStep(
             model, setup.optim, total_steps=_SCHEDULE_STEPS, device=device, precision=setup.precision
         )  # fmt: skip
-        self._watched = Watched(self.loader, device)
+        self._watched = Watched(self.loader, device, settings.prefetch + settings.queue_depth)
         self._epoch = 0
         self._trainer = Trainer(
             self.step, self._watched, self._watched, Patches(table.ids, table.labels), RunFolder(folder),
@@ -89,7 +89,7 @@ class RunParts:
         if self._resident is None or steps is not None:
             self._next_epoch()
             kept = Resident(list(islice(self.loader, _RESIDENT_BATCHES)), steps or len(self.loader))
-            self._resident = Watched(kept, self.device)
+            self._resident = Watched(kept, self.device, ahead=0)
         self.step.model.train()
         for x, y, _ in self._resident:
             self.step(x, y)

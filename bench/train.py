@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from bench.common import BenchOptions, print_table
-from bench.rates import Rate
-from bench.results import interleave, summary
+from bench.rates import Rate, in_turns
+from bench.results import summary
 from bench.run_parts import RunParts, RunSetup
 from models.patchnet import PatchNet, PatchNetSettings
 from pipeline.errors import UserError
@@ -40,7 +40,7 @@ class Train(BenchOptions):
     """Take the small network and the augmentation whose speeds alone are nearest: there every clumsiness shows."""
     augment: Literal["none", "light", "standard", "heavy"] = "light"
     """As in train.py."""
-    source: Literal["auto", "tiff", "strip", "packed", "resident"] | None = None
+    source: Literal["auto", "tiff", "strip", "packed", "resident", "fused"] | None = None
     """As in train.py."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """As in train.py."""
@@ -55,7 +55,7 @@ class Train(BenchOptions):
         """Measure, print and write. Raises UserError where train.py does."""
         table, rows, device = self.open()
         check_rows(rows, self.batch_size)
-        settings = input_settings(self.source, self.workers or None, self.cache_dir)
+        settings = input_settings(self.source, self.workers or None, self.cache_dir, device)
         source = open_source(table, settings, device=device, cache_dir=self.cache_dir)
         optim = replace(OptimSettings(), batch_size=self.batch_size, compile=self.compile)
         setup = RunSetup(self.augment, self.batch_size, choose_precision(self.precision, device), optim)
@@ -138,18 +138,8 @@ def patchnet(widths: tuple[int, ...]) -> PatchNet:
 
 def measure(parts: RunParts, repeats: int) -> dict[str, list[Rate]]:
     """Loader alone, model alone and both together, in turns, after an epoch of each that does not count."""
-    rates: dict[str, list[Rate]] = {"loader": [], "model": [], "together": []}
     ways = {"loader": parts.loader_alone, "model": parts.model_alone, "together": parts.together}
-
-    def timed(name: str) -> Callable[[], float]:
-        def once() -> float:
-            rates[name].append(ways[name]())
-            return rates[name][-1].images_per_s
-
-        return once
-
-    interleave({name: timed(name) for name in ways}, repeats + 1)
-    return {name: found[1:] for name, found in rates.items()}
+    return {name: rates[1:] for name, rates in in_turns(ways, repeats + 1, "training").items()}
 
 
 def bound(loader: float, model: float, on_gpu: bool) -> float:
@@ -170,7 +160,7 @@ def describe(name: str, rates: Mapping[str, Sequence[Rate]], device: torch.devic
     ratios = [together / bound(loader, model, on_gpu) for loader, model, together in rounds]
     return {
         "name": name,
-        "first_step": "excluded",
+        "first_step": "excluded; so are as many steps more, and as many of the last, as the loader reads ahead",
         "images_per_s": speeds["together"],
         **summary(speeds["together"]),
         "loader": {"images_per_s": speeds["loader"], **summary(speeds["loader"])},
@@ -186,7 +176,7 @@ def describe(name: str, rates: Mapping[str, Sequence[Rate]], device: torch.devic
 
 def show(row: Mapping[str, Any]) -> None:
     """Print the result."""
-    print(f"{row['name']} (the first step of each epoch is excluded)")
+    print(f"{row['name']} (first steps excluded)")
     halves = [("loader alone", row["loader"]), ("model alone", row["model"]), ("training", row)]
     print_table(["", "images/s", "spread"], [[name, f"{r['median']:,.0f}", f"{r['spread']:.0%}"] for name, r in halves])
     print(

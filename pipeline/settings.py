@@ -2,16 +2,16 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.files import read_json
+from pipeline.files import read_json, write_json
 
 SOURCES = ("auto", "tiff", "strip", "packed", "resident", "fused")
 TUNED_FILE = "tuned.json"
-TUNED_SCHEMA = 1
+TUNED_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -135,25 +135,54 @@ def first_given(layers: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any]
     return values, origin
 
 
-def read_tuned(cache_dir: str | Path) -> dict[str, Any]:
-    """Settings that the tuner wrote to ``cache_dir/tuned.json``: a part of InputSettings, {} without the file.
+@dataclass(frozen=True)
+class Tuned:
+    """What the tuner found."""
+
+    settings: Mapping[str, Any]
+    """A part of InputSettings."""
+    predict_batch_size: int | None
+    """Of predict.py, where it changes speed alone."""
+    device: str
+    """cpu or cuda: what it was measured on."""
+    cores: int
+    """How many this process could use then."""
+
+    def applies(self, device: str) -> bool:
+        """Whether it was measured on such a machine as this."""
+        return (self.device, self.cores) == (device, usable_cores())
+
+
+def write_tuned(cache_dir: str | Path, tuned: Tuned) -> Path:
+    """Write ``cache_dir/tuned.json`` for ``read_tuned``; the folder is made."""
+    path = Path(cache_dir) / TUNED_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"schema": TUNED_SCHEMA, **asdict(tuned)})
+    return path
+
+
+def read_tuned(cache_dir: str | Path) -> Tuned | None:
+    """What the tuner wrote to ``cache_dir/tuned.json``; None without the file.
 
     Raises:
         UserError: the file is damaged, of another schema, or holds what is no input setting.
     """
     path = Path(cache_dir) / TUNED_FILE
     if not path.exists():
-        return {}
+        return None
     known = {field.name for field in fields(InputSettings)}
     try:
         content = read_json(path, sealed=True)
-        if content["schema"] != TUNED_SCHEMA:
-            raise UserError(f"{path}: expected schema {TUNED_SCHEMA}, found {content['schema']!r}")
-        settings = content["settings"]
-        if unknown := set(settings) - known:
+        if (found := content.pop("schema")) != TUNED_SCHEMA:
+            raise UserError(f"{path}: expected schema {TUNED_SCHEMA}, found {found!r}")
+        tuned = Tuned(**content)
+        if unknown := set(tuned.settings) - known:
             raise UserError(f"{path}: unknown settings {sorted(unknown)}; expected only {sorted(known)}")
-        replace(InputSettings(), **settings)
+        replace(InputSettings(), **tuned.settings)
+        size = tuned.predict_batch_size
+        if size is not None and (not isinstance(size, int) or size < 1):
+            raise UserError(f"{path}: predict_batch_size: expected a whole number of at least 1, found {size!r}")
     except (UserError, KeyError, TypeError) as error:
         where = "" if str(path) in str(error) else f"{path}: damaged: "
         raise UserError(f"{where}{error}; delete it and run `python -m bench tune` again") from error
-    return settings
+    return tuned

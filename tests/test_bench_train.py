@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bench import rates
-from bench.rates import Rate, Resident, Watched, pooled
+from bench.rates import Rate, Resident, Watched, pooled, window
 from bench.results import read_result
 from bench.train import Train, bound, nearest
 from pipeline.errors import UserError
@@ -44,12 +44,18 @@ class SlowLoader:
 def test_first_step_is_excluded_and_waiting_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(rates, "perf_counter", clock)
-    watched = Watched(SlowLoader(clock), CPU)
+    watched = Watched(SlowLoader(clock), CPU, ahead=0)
     for index, _ in enumerate(watched):
         clock.now += 100 if index == 0 else 3  # the first step compiles
     assert watched.rate.images == 3 * 8
     assert (watched.rate.wall_s, watched.rate.wait_s) == (3 * (1 + 3), 3)
     assert watched.rate.wait == 0.25 and watched.rate.images_per_s == 2
+
+
+def test_the_stock_of_batches_read_ahead_is_excluded() -> None:
+    assert window(30, ahead=5) == (5, 24)  # five more after the first, and five at the end
+    assert window(8, ahead=5) == (2, 5)
+    assert window(2, ahead=5) == (0, 1)
 
 
 def test_resident_batches_are_copies_delivered_in_turns() -> None:
@@ -92,13 +98,13 @@ def test_train_measures_the_projects_own_loop(
     ).run()  # fmt: skip
     assert epochs == [(6, 192)] * 3  # one that does not count, and two rounds; the rest of 200 patches fills no batch
     (row,) = read_result(out, "train").rows
-    assert row["name"] == "patchnet, augmentation standard, strip" and row["first_step"] == "excluded"
+    assert row["name"] == "patchnet, augmentation standard, strip" and row["first_step"].startswith("excluded")
     for way in (row, row["loader"], row["model"]):
         assert len(way["images_per_s"]) == 2 and min(way["images_per_s"]) > 0
     expected = row["images_per_s"][0] / bound(row["loader"]["images_per_s"][0], row["model"]["images_per_s"][0], False)
     assert row["ratio_to_bound"]["each"][0] == pytest.approx(expected)
     assert all(0 <= share <= 1 for share in row["data_wait"]["each"])
-    assert "the first step of each epoch is excluded" in capsys.readouterr().out
+    assert "first steps excluded" in capsys.readouterr().out
 
 
 def test_too_few_patches_are_refused(kaggle_folder: Path, tmp_path: Path) -> None:

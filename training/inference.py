@@ -9,6 +9,9 @@ from torch import nn
 from models.views import dihedral_view
 from training.device import Precision
 
+# Of predict.py, by device, where neither the command line nor the tuner says another.
+BATCH_SIZES = {"cpu": 256, "cuda": 2048}
+
 
 @torch.inference_mode()
 def batch_logits(

@@ -1,0 +1,222 @@
+"""Half a minute on the user's own data and machine: what bounds training, what to change, and what that would give."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.common import BenchOptions, print_table
+from bench.examine import Choice, Examiner, Found, step_s
+from bench.rates import Rate, pooled
+from bench.results import median_ratio
+from bench.sample import Sample
+from pipeline.open import IN_MEMORY
+from pipeline.settings import AUGMENTATIONS, usable_cores
+from training.build import input_settings
+from training.diagnose import (
+    AUGMENTATION,
+    DECODE,
+    DISK,
+    HAND_OVER,
+    MODEL,
+    NORMALISATION,
+    OPENS,
+    REMEDIES,
+    WORKERS,
+)  # fmt: skip
+
+# Below this a change is not worth saying.
+WORTHWHILE = 1.05
+# A disk or a network that answers late can serve many at once.
+_MANY_READERS = 4
+_MOST_CHANGES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doctor(BenchOptions):
+    """Say what a training step waits for on this machine, which setting to change, and what that would give."""
+
+    model: str = "patchnet"
+    """A network of train.py."""
+    augment: Literal["none", "light", "standard", "heavy"] = "light"
+    """As in train.py."""
+    source: Literal["auto", "tiff", "strip", "packed", "resident", "fused"] | None = None
+    """As in train.py."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """As in train.py."""
+    batch_size: int = 64
+    """Patches a step."""
+    patches: int = 4096
+    """Size of the sample that is measured."""
+    seconds: float = 30.0
+    """How long to measure; --apply-and-check takes a third longer."""
+    repeats: int = 3
+    """Rounds; everything that is compared takes its turn in each."""
+    apply_and_check: bool = False
+    """Then train with the first change as well as without, and hold what was predicted against it."""
+
+    def run(self) -> None:
+        """Measure and speak. Raises UserError where train.py does."""
+        table, _, device = self.open()
+        settings = input_settings(self.source, self.workers or None, self.cache_dir, device)
+        choice = Choice(settings, self.augment, self.model, self.precision, self.batch_size)
+        with tempfile.TemporaryDirectory() as folder:
+            sample = Sample(table, self.patches, device, self.cache_dir, Path(folder))
+            examiner = Examiner(sample, Path(folder))
+            row = consult(
+                examiner, choice, seconds=self.seconds, rounds=self.repeats, apply_and_check=self.apply_and_check
+            )
+        self.save("doctor", [row])
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting to change."""
+
+    flags: str
+    """As for train.py."""
+    choice: Choice
+    """With it."""
+    learns: bool = False
+    """Whether it also changes what is learned."""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """A change with what the measurements predict of it."""
+
+    change: Change
+    speed_up: float
+    """Predicted: images/s with it over images/s without."""
+
+    def describe(self) -> str:
+        """One line for the user."""
+        text = f"{self.change.flags}: {self.speed_up:.2f} x as fast, by these measurements"
+        return text + (" (this also changes what is learned)" if self.change.learns else "")
+
+
+def consult(
+    examiner: Examiner, choice: Choice, *, seconds: float, rounds: int, apply_and_check: bool
+) -> dict[str, Any]:
+    """Examine, say what was found and what to change, check it if asked to; returns the result's row."""
+    found = examiner.examine(choice, seconds=0.7 * seconds, rounds=rounds)
+    for line in explain(found):
+        print(line)
+    advice = advise(examiner, found, seconds=0.3 * seconds, rounds=rounds)
+    if not advice:
+        print(f"No setting that was tried gives {WORTHWHILE - 1:.0%}. In general: {REMEDIES[found.bound]}.")
+    for each in advice:
+        print(f"change {each.describe()}")
+    row = describe(found, advice)
+    if apply_and_check and advice:
+        row["check"] = check(examiner, choice, advice[0], seconds=seconds / 3, rounds=rounds)
+    return row
+
+
+def explain(found: Found) -> list[str]:
+    """What a step spends where, and what bounds it, in plain words; prints the table."""
+    size, whole = found.choice.batch_size, found.together
+    print(
+        f"a training step of {size} patches takes {1e3 * size * whole.image_s:.1f} ms ({whole.images_per_s:,.0f}"
+        f" images/s); {whole.wait:.0%} of it is spent waiting for data (first steps excluded)"
+    )
+    rows = [("the model alone", found.model.image_s), (f"the loader alone ({found.source})", found.loader.image_s)]
+    rows += [(f"  {name}", seconds) for name, seconds in found.parts.items() if seconds > 0]
+    print_table(["for a step", "ms"], [[name, f"{1e3 * size * seconds:.2f}"] for name, seconds in rows])
+    best_s = max(found.model.image_s, found.model.image_core_s / usable_cores())
+    at_most = predicted_s(found.loader, found.model) / best_s
+    return [
+        f"bound by: {found.bound}",
+        f"an input path that cost nothing would make training {at_most:.2f} x as fast",
+    ]
+
+
+def predicted_s(loader: Rate, model: Rate) -> float:
+    """Seconds an image of training with these halves on this machine."""
+    return step_s(loader, model, usable_cores())
+
+
+def advise(examiner: Examiner, found: Found, *, seconds: float, rounds: int) -> list[Advice]:
+    """The one or two changes that the measurements predict the most of: those that change nothing learned first."""
+    changes = {change.flags: change for change in changes_for(found, on_gpu=examiner.device.type == "cuda")}
+    if not changes:
+        return []
+    failed: dict[str, str] = {}
+    choices = {"now": found.choice} | {flags: change.choice for flags, change in changes.items()}
+    halves = examiner.halves(choices, failed, seconds=seconds, rounds=rounds)
+    for flags, reason in failed.items():
+        print(f"{flags} does not apply: {reason}")
+    now_s = predicted_s(*halves.pop("now"))
+    advice = [Advice(changes[flags], now_s / predicted_s(*both)) for flags, both in halves.items()]
+    worthwhile = [each for each in advice if each.speed_up >= WORTHWHILE]
+    return sorted(worthwhile, key=lambda each: (each.change.learns, -each.speed_up))[:_MOST_CHANGES]
+
+
+def changes_for(found: Found, *, on_gpu: bool) -> list[Change]:
+    """What could be changed about what bounds training; ``on_gpu``: whether batches end on a GPU."""
+    now, bound = found.choice, found.bound
+
+    def reading(flags: str, **settings: Any) -> Change:
+        return Change(flags, replace(now, settings=replace(now.settings, **settings)))
+
+    changes: list[Change] = []
+    if bound == WORKERS:
+        changes.append(reading("--workers 0", workers=0))
+    if bound in (DISK, OPENS, DECODE) and found.source not in ("packed", *IN_MEMORY):
+        changes.append(reading("--source packed", source="packed"))
+    if bound == DISK:
+        many = _MANY_READERS * usable_cores()
+        changes.append(reading(f"--workers {many}", workers=many))
+    if bound in (HAND_OVER, NORMALISATION, AUGMENTATION) and found.source not in IN_MEMORY:
+        changes += [reading(f"--source {kind}", source=kind) for kind in IN_MEMORY if on_gpu or kind == "fused"]
+    if bound == AUGMENTATION:
+        names = list(AUGMENTATIONS)  # from the lightest to the heaviest
+        lighter = names[max(0, names.index(now.augment) - 1)]
+        changes.append(Change(f"--augment {lighter}", replace(now, augment=lighter), learns=True))
+    if bound == MODEL:
+        if now.precision != "bf16":
+            changes.append(Change("--precision bf16", replace(now, precision="bf16"), learns=True))
+        if now.model != "patchnet":
+            changes.append(Change("--model patchnet", replace(now, model="patchnet"), learns=True))
+    return changes
+
+
+def check(examiner: Examiner, now: Choice, advice: Advice, *, seconds: float, rounds: int) -> dict[str, Any]:
+    """Train with the change and without, in turns, and hold the prediction against what comes out."""
+    rates = examiner.together({"now": now, "changed": advice.change.choice}, seconds=seconds, rounds=rounds)
+    before, after = ([rate.images_per_s for rate in rates[name]] for name in ("now", "changed"))
+    measured = median_ratio(after, before)
+    off = advice.speed_up / measured - 1
+    print(
+        f"checked {advice.change.flags}: predicted {advice.speed_up:.2f} x, measured {measured:.2f} x"
+        f" ({off:+.0%}): {pooled(rates['now']).images_per_s:,.0f} -> {pooled(rates['changed']).images_per_s:,.0f}"
+        " images/s"
+    )
+    return {
+        "flags": advice.change.flags, "predicted": advice.speed_up, "measured": measured, "off": off,
+        "before_images_per_s": before, "after_images_per_s": after,
+    }  # fmt: skip
+
+
+def describe(found: Found, advice: Sequence[Advice]) -> dict[str, Any]:
+    """The result's row."""
+
+    def half(rate: Rate) -> Mapping[str, float]:
+        return {"images_per_s": rate.images_per_s, "us_an_image": 1e6 * rate.image_s,
+                "core_us_an_image": 1e6 * rate.image_core_s}  # fmt: skip
+
+    return {
+        "name": f"{found.choice.model}, augmentation {found.choice.augment}, {found.source}",
+        "bound": found.bound,
+        "images_per_s": found.together.images_per_s,
+        "data_wait": found.together.wait,
+        "loader": half(found.loader),
+        "model": half(found.model),
+        "parts_us_an_image": {name: 1e6 * seconds for name, seconds in found.parts.items()},
+        "first_read_images_per_s": found.first_read_per_s,
+        "advice": [
+            {"flags": a.change.flags, "predicted": a.speed_up, "changes_what_is_learned": a.change.learns}
+            for a in advice
+        ],
+    }
