@@ -14,8 +14,9 @@ import tyro
 
 from pipeline.command import run_command
 from pipeline.dataset import Dataset, PatchTable, open_dataset
-from pipeline.errors import UserError
+from pipeline.errors import UserError, listed
 from pipeline.layouts import check_image, scan_layouts
+from pipeline.left_out import OnBad, usable
 from pipeline.open import open_source
 from pipeline.settings import InputSettings
 from pipeline.stores import FolderStore
@@ -40,6 +41,8 @@ class ExploreSettings:
     """Folder for explore.html, explore.json, plots/ and tables/; made if need be."""
     groups: Path | None = None
     """CSV file id,wsi: adds what differs from slide to slide. It need not name every patch."""
+    on_bad: OnBad = "error"
+    """error: list all bad files and stop; skip: leave such patches out, and say so on the page."""
     workers: int = 0
     """Threads; 0 takes every core."""
     cache_dir: Path = Path("cache")
@@ -51,11 +54,9 @@ def explore(settings: ExploreSettings) -> Path:
     mend.
     """
     began = time.perf_counter()
-    dataset = open_dataset(settings.data_dir)
+    dataset = open_dataset(settings.data_dir, skip_missing=True)
     notes: list[str] = []
-    splits = [
-        measure(table, settings, notes) for table in (dataset.train, dataset.test) if table is not None and len(table)
-    ]
+    splits = [measure(table, settings, notes) for table in (dataset.train, dataset.test) if table is not None]
     if settings.groups is not None and not any(split.slides is not None for split in splits):
         raise UserError(
             f"{settings.groups}: names no patch of {settings.data_dir}; expected a CSV file id,wsi of its ids"
@@ -70,8 +71,12 @@ def explore(settings: ExploreSettings) -> Path:
 
 def measure(table: PatchTable, settings: ExploreSettings, notes: list[str]) -> SplitData:
     """Open and measure one split; lines on what could not be read go to ``notes``."""
-    print(table.describe())
     inputs = InputSettings(workers=settings.workers)
+    table = usable(table, settings.on_bad, threads=inputs.threads, cache_dir=settings.cache_dir)
+    print(table.describe())
+    if table.left_out:
+        reasons = listed(list(table.left_out.values()))
+        notes.append(f"{table.split}: {len(table.left_out):,} patches are left out:{reasons}")
     source = open_source(table, inputs, device="cpu", cache_dir=settings.cache_dir)
     stats = measure_patches(source, table.labels, threads=inputs.threads, name=f"measuring {table.split}")
     slides = None
@@ -82,13 +87,14 @@ def measure(table: PatchTable, settings: ExploreSettings, notes: list[str]) -> S
             note = f"{table.split}: no slides: {error}"
         if note:
             notes.append(note)
-    return SplitData(table, source, stats, layouts_of(table, inputs.threads), slides)
+    return SplitData(table, source, stats, layouts_of(table, inputs.threads, settings.cache_dir), slides)
 
 
-def layouts_of(table: PatchTable, threads: int) -> str:
+def layouts_of(table: PatchTable, threads: int, cache_dir: Path) -> str:
     """One line on the TIFF layouts of a split: of every file in a folder, of a sample in a .zip."""
     if isinstance(table.store, FolderStore):
-        kinds, looked_at = scan_layouts(table, threads=threads, progress=True).kinds, len(table)
+        layouts = scan_layouts(table, threads=threads, progress=True, cache_dir=cache_dir)
+        kinds, looked_at = layouts.kinds, len(table)
     else:
         rows = np.random.default_rng(0).permutation(len(table))[:ZIP_SAMPLE]
         checker, kinds, looked_at = LayoutChecker(), Counter(), len(rows)

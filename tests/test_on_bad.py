@@ -19,6 +19,7 @@ from training_cases import (
 
 import predict as predicting
 import train
+from explore import ExploreSettings, explore
 from pipeline.__main__ import Pack
 from pipeline.dataset import open_dataset
 from pipeline.errors import UserError
@@ -203,6 +204,15 @@ def test_bad_test_patches_get_the_prior_and_are_named(broken, run, tmp_path, cap
         assert value_of[identifier] == pytest.approx(prior, abs=1e-8) and identifier in said
     assert len({value for identifier, value in value_of.items() if identifier not in ids["test"]}) > 10
     assert set(read_left_out(tmp_path / "submission.left_out.csv")) == set(ids["test"])
+
+
+def test_explore_measures_what_is_left_and_says_what_is_not(broken, tmp_path):
+    folder, ids = broken
+    with pytest.raises(UserError, match="4 of 240 image files cannot be used"):
+        explore(ExploreSettings(folder, tmp_path / "page", cache_dir=tmp_path))
+    html = explore(ExploreSettings(folder, tmp_path / "page", on_bad="skip", cache_dir=tmp_path)).read_text()
+    assert "train: 4 patches are left out" in html and "test: 4 patches are left out" in html
+    assert all(identifier in html for identifier in ids["train"])
 
 
 def test_folds_cut_what_is_left(broken, tmp_path):
