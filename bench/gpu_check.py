@@ -100,7 +100,7 @@ def plan(check: GpuCheck, folder: Path, cache: Path) -> list[Part]:
     patches = ("--patches", str(check.patches))
     few = ("--repeats", "3" if gpu else "1")
     # A CPU has no use for large batches or compilation, and one epoch shows that all of it runs.
-    small = () if gpu else ("--options=--epochs=1", "--options=--batch-size=64", "--options=--no-compile")
+    small = () if gpu else ("--options=--epochs=1 --batch-size=64 --no-compile",)
 
     def bench(name: str, *options: str) -> tuple[str, ...]:
         return ("-m", "bench", name, *options)
@@ -126,10 +126,9 @@ def plan(check: GpuCheck, folder: Path, cache: Path) -> list[Part]:
     if check.real is not None:
         seeds = ("--seeds", "0", "1", "2") if gpu else ("--seeds", "0")
         real = ("--data-dir", str(check.real), "--no-predict", *on_device, *seeds)
-        fast = ("--preset", "fast") if gpu else ("--preset", "smoke", "--options=--epochs=1")
-        parts.append(Part("auc-fp32", bench("job", *real, *fast, "--options=--precision=fp32"), 75))
-        after = ("--options=--precision=bf16", "--options=--compile") if gpu else ()
-        parts.append(Part("auc-fast", bench("job", *real, *fast, *after), 75))
+        preset = ("--preset", "fast" if gpu else "smoke")
+        ways = {"auc-fp32": "--precision fp32", "auc-fast": "--precision bf16 --compile" if gpu else "--epochs 1"}
+        parts += [Part(name, bench("job", *real, *preset, f"--options={way}"), 75) for name, way in ways.items()]
     return chosen(parts, check.parts)
 
 

@@ -1,5 +1,6 @@
 """python -m bench job: the whole way, from a folder of TIFFs to submission.csv, against the clock."""
 
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -29,8 +30,8 @@ class Job:
     """Of train.py."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """Of both."""
-    options: tuple[str, ...] = ()
-    """More options for train.py, such as --epochs=1."""
+    options: str = ""
+    """More options for train.py in one text, such as "--epochs 1 --batch-size 64"."""
     seeds: tuple[int, ...] = (0,)
     """One run each."""
     predict: bool = True
@@ -48,7 +49,7 @@ class Job:
              for r in rows],
         )  # fmt: skip
         if self.out is not None:
-            settings = {"preset": self.preset, "device": self.device, "options": list(self.options)}
+            settings = {"preset": self.preset, "device": self.device, "options": self.options}
             self.out.parent.mkdir(parents=True, exist_ok=True)
             write_result(self.out, "job", settings, rows)
 
@@ -56,7 +57,7 @@ class Job:
         common = ["--data-dir", str(self.data_dir), "--cache-dir", str(scratch / "cache"), "--device", self.device]
         run, began = scratch / "run", time.perf_counter()
         train = ["train.py", "--preset", self.preset, "--seed", str(seed), "--out-dir", str(run), *common,
-                 *self.options]  # fmt: skip
+                 *shlex.split(self.options)]  # fmt: skip
         said = timed_lines(train, began)
         train_s = time.perf_counter() - began
         if self.predict:

@@ -12,8 +12,11 @@ from bench.floors import describe
 from bench.full_size import FullSize, name_of
 from bench.gpu_check import GpuCheck, Part, chosen, plan, run_part
 from bench.gpu_targets import TARGETS, summarise
+from bench.job import Job
 from pipeline.dataset import open_dataset
 from pipeline.errors import UserError
+from training.config import check as check_config
+from training.config import parse, preset_config
 
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
@@ -24,7 +27,10 @@ def test_every_part_is_a_command_that_its_program_understands(device: str, tmp_p
     for part in parts:
         if part.command[:2] == ("-m", "bench"):
             words = [word.replace("{out}", "x.json") for word in part.command[3:]]
-            tyro.cli(COMMANDS[part.command[2]].load(), args=words)
+            settings = tyro.cli(COMMANDS[part.command[2]].load(), args=words)
+            if isinstance(settings, Job):
+                train = ["--data-dir", "d", *settings.options.split()]
+                check_config(parse(train, preset_config(settings.preset)))
 
 
 def test_parts_are_chosen_by_name() -> None:
