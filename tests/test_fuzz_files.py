@@ -28,7 +28,7 @@ from pipeline.files import write_json
 from pipeline.left_out import read_left_out, write_left_out
 from pipeline.pack import find_pack, make_pack
 from pipeline.packfile import _PREFIX, HEADER_BYTES, PackFile
-from pipeline.settings import TUNED_SCHEMA, read_tuned
+from pipeline.settings import Tuned, read_tuned, write_tuned
 from pipeline.split import make_split, read_split, write_split
 from pipeline.stores import Stamp
 from pipeline.submission import check_submission, read_submission
@@ -115,7 +115,7 @@ def packed_content(path: Path, table: PatchTable) -> object:
 
 def json_kinds(folder: Path) -> list[Kind]:
     run = RunFolder(folder)
-    write_json(folder / "tuned.json", {"schema": TUNED_SCHEMA, "settings": {"workers": 3, "prefetch": 4}})
+    write_tuned(folder, Tuned({"workers": 3, "prefetch": 4}, 512, "cpu", 2))
     write_json(folder / "calibration.json", {"schema": 1, "temperature": 1.25})
     write_split(run.split, IDS, make_split(np.arange(40) % 2, val_fraction=0.2, seed=0))
     write_left_out(run.left_out, {"a": "a.tif: is empty", "b": 'b, "quoted"'})
