@@ -10,7 +10,6 @@ import tyro
 from pipeline.command import run_command
 from pipeline.dataset import PatchTable, open_dataset
 from pipeline.left_out import OnBad, usable
-from pipeline.open import open_source
 from pipeline.settings import InputSettings
 from pipeline.submission import check_submission, read_submission
 from pipeline.synthetic import write_dataset
@@ -32,6 +31,8 @@ class Pack:
     """error: stop and list the bad files; skip: leave them out, which the packed file then says."""
 
     def run(self) -> None:
+        from pipeline.open import open_source  # with torch and DALI, which take a second that `synth` need not wait
+
         settings = InputSettings(source="packed", workers=self.workers)
         for listed in _tables(self.data_dir, skip_missing=True):
             table = usable(listed, self.on_bad, threads=settings.threads, cache_dir=self.out)
@@ -50,6 +51,8 @@ class Verify:
     """Threads; 0 takes every core."""
 
     def run(self) -> None:
+        from pipeline.open import open_source  # as above
+
         for table in _tables(self.data_dir):
             settings = InputSettings(workers=self.workers)
             open_source(table, settings, device="cpu", cache_dir=self.cache_dir, verify_ids=True)

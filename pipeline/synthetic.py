@@ -4,6 +4,8 @@ Everything is drawn from (seed, split, slide), so the same arguments give the sa
 processes. Patches are streamed to disk, slide by slide; only ids and labels are kept for the tables.
 """
 
+import contextlib
+import ctypes
 import hashlib
 import json
 import math
@@ -34,6 +36,9 @@ MAX_SIZE = 1024  # px
 PATCHES_A_PART = 256  # one task; as many rows travel between processes at a time
 BATCH_PIXELS = 16 * 96 * 96  # drawn at a time: the canvases then stay in a core's cache
 MODEL_VERSION = 1  # of the image model: raise it when the same seed gives other patches
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_KEPT_BYTES = 32 * 2**20  # the largest mmap threshold that glibc takes
 
 _SPLITS = ("train", "test")
 _NOTE = "SYNTHETIC: drawn by `python -m pipeline synth`, an image model. A score on it means nothing."
@@ -237,8 +242,17 @@ def _write_part(root: Path, settings: SynthSettings, part: Part) -> list[tuple[s
 def _start_worker() -> None:
     """Leave Ctrl-C to the parent, and do not outlive it: a killed parent cannot stop its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _keep_memory()
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+def _keep_memory() -> None:
+    """Let glibc keep what is freed: a batch's arrays would go back to the system, to be faulted in for the next one."""
+    with contextlib.suppress(OSError, AttributeError):  # other C libraries have no such call, and no such habit
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def _write_tables(root: Path, rows: dict[str, list[tuple[str, int, str]]]) -> None:
