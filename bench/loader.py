@@ -165,7 +165,7 @@ def describe(
                 row |= {"share": median_ratio(values, figures[ceiling]), "share_of": ceiling}
             if BASELINE in figures:
                 row["times_baseline"] = median_ratio(values, figures[BASELINE])
-            row["bound"] = what_bounds(name, medians, threads)
+            row["bound"] = what_bounds(name, medians, threads, on_cpu="on cpu" in row["layout"])
         else:
             row["ceiling"] = True
         rows.append(row)
@@ -180,7 +180,7 @@ def ceiling_of(name: str, threads: int, measured: Container[str]) -> str:
     return gather(threads) if kind in ("packed", *IN_MEMORY) else open_read_close(threads)
 
 
-def what_bounds(name: str, medians: Mapping[str, float], threads: int) -> str:
+def what_bounds(name: str, medians: Mapping[str, float], threads: int, *, on_cpu: bool = False) -> str:
     """The largest part of a row's time a patch, with its share of all parts; parts may overlap in time.
 
     Reading takes what its ceiling takes, hand-over what the pass-through of a ready batch takes, augmentation what a
@@ -195,7 +195,9 @@ def what_bounds(name: str, medians: Mapping[str, float], threads: int) -> str:
     reading = ceiling_of(name, threads, medians)
     if reading in medians:
         parts["file opens" if kind in ("tiff", "strip") else "memory"] = 1 / medians[reading]
-    if kind != "fused" and PASS_THROUGH in medians:  # fused does without DALI
+    # fused does without DALI, and so does what is delivered on a CPU as it was read
+    past_dali = kind == "fused" or (on_cpu and setting == "none" and kind != "tiff")
+    if not past_dali and PASS_THROUGH in medians:
         parts["hand-over to DALI and torch"] = 1 / medians[PASS_THROUGH]
     parts["decoding" if kind == "tiff" else "the loader's own work"] = whole_s - sum(parts.values())
     parts = {part: max(0.0, took_s) for part, took_s in parts.items()}

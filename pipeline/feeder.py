@@ -3,6 +3,7 @@
 A DALI callback that reads for itself blocks the thread that trains: a 50 ms read would make every step wait 51 ms.
 """
 
+import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,12 +47,8 @@ class Feeder:
         if device.type == "cuda" and not isinstance(source, TiffSource | FusedSource):
             # Not the stream that trains: copies wait for no step, and no step for a copy.
             self.stream = torch.cuda.Stream(device)
-        self._ring: list[HostPatches] = []
-        if not isinstance(source, TiffSource | ResidentSource):
-            shape = (batch_size, source.height, source.width, CHANNELS)
-            # One more than are read ahead: the batch last handed out is valid until the next one is asked for.
-            self._ring = [HostPatches(shape, to_gpu=self.stream is not None) for _ in range(prefetch + 1)]
-        self._next_slot = 0
+        self._shape = (batch_size, source.height, source.width, CHANNELS)
+        self._idle: deque[HostPatches] = deque()
 
     def start(self, jobs: Iterable[Job]) -> None:
         """Drop what was being read and begin with these jobs."""
@@ -62,9 +59,9 @@ class Feeder:
     def next(self) -> tuple[Job, Any]:
         """The next batch: (job, patches). Waits for it if need be.
 
-        Patches are [B, H, W, 3] uint8: an array, valid until the next call, or on a GPU a tensor of its own, ready
-        on ``stream``. For a TiffSource they are a list of B arrays of file bytes, for a FusedSource the rows
-        themselves. Raises StopIteration after the last job, and what reading raised.
+        Patches are [B, H, W, 3] uint8: an array, whose memory is read into again once nobody holds it any more, or on
+        a GPU a tensor of its own, ready on ``stream``. For a TiffSource they are a list of B arrays of file bytes,
+        for a FusedSource the rows themselves. Raises StopIteration after the last job, and what reading raised.
         """
         if not self._reading:
             raise StopIteration
@@ -77,12 +74,13 @@ class Feeder:
             return job, [file for part in parts for file in part]
         if self.stream is None:
             # DALI asks torch for a CUDA stream as soon as it is given any tensor: on a CPU it gets an array.
-            return job, slot.patches_u8[: len(job.rows)] if slot else self._source.take(job.rows).numpy()
+            return job, self._lend(slot, len(job.rows)) if slot else self._source.take(job.rows).numpy()
         with torch.cuda.stream(self.stream):
             if slot is None:
                 return job, self._source.take(job.rows)
             patches = torch.empty((len(job.rows), *slot.patches_u8.shape[1:]), dtype=torch.uint8, device=self._device)
             slot.copy_to(patches)
+            self._idle.append(slot)  # whoever reads into it next waits for the copy
             return job, patches
 
     def stop(self) -> None:
@@ -95,6 +93,7 @@ class Feeder:
             for chunk in chunks:
                 if not chunk.cancelled():
                     chunk.exception()
+        self._idle.extend(slot for _, slot, _ in self._reading if slot)
         self._reading.clear()
 
     def close(self) -> None:
@@ -107,11 +106,20 @@ class Feeder:
             job = next(self._jobs, None)
             if job is None:
                 return
-            slot = None
-            if self._ring:
-                slot = self._ring[self._next_slot]
-                self._next_slot = (self._next_slot + 1) % len(self._ring)
+            slot = self._take_slot()
             self._reading.append((job, slot, self._submit(job, slot)))
+
+    def _take_slot(self) -> HostPatches | None:
+        if isinstance(self._source, TiffSource | ResidentSource):
+            return None
+        # Some batches more than are read ahead exist at a time: those in DALI's hands, and those that are kept.
+        return self._idle.popleft() if self._idle else HostPatches(self._shape, to_gpu=self.stream is not None)
+
+    def _lend(self, slot: HostPatches, count: int) -> np.ndarray:
+        patches = slot.patches_u8[:count]
+        # Torch's view of an array holds that array, so the room comes back when the last tensor on it is gone.
+        weakref.finalize(patches, self._idle.append, slot).atexit = False
+        return patches
 
     def _submit(self, job: Job, slot: HostPatches | None) -> list[Future]:
         if isinstance(self._source, ResidentSource):

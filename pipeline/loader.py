@@ -17,6 +17,7 @@ from pipeline.graph import GraphSettings, build_graph, plan_inputs, plan_rows
 from pipeline.plan import EpochPlan, PlanAhead, draw_plan
 from pipeline.settings import AugmentSettings, InputSettings, Normalisation, usable_cores
 from pipeline.sources import FusedSource, PixelSource, ResidentSource, TiffSource
+from pipeline.untouched import Untouched
 
 
 class Batch(NamedTuple):
@@ -126,7 +127,7 @@ class Loader:
         self._pipeline: Any = None
         self._plan: EpochPlan | None = None
         self._jobs: list[Job] = []
-        self._in_flight: deque[Job] = deque()
+        self._in_flight: deque[tuple[Job, Any]] = deque()  # with the patches, which DALI may still be reading
         self._ended = True
 
     def __len__(self) -> int:
@@ -196,6 +197,9 @@ class Loader:
     def _build(self) -> Any:
         if isinstance(self.source, FusedSource):
             return FusedGraph(self._graph_settings, self.source.patches_u8, self._next_inputs)
+        on_cpu, encoded = self.device.type == "cpu", isinstance(self.source, TiffSource)
+        if on_cpu and not encoded and not self._fields and self.normalisation is None:
+            return Untouched(self._next_inputs)
         return build_graph(self._graph_settings, self._next_inputs, self._feeder.stream)
 
     def _begin(self) -> None:
@@ -214,7 +218,7 @@ class Loader:
         began = time.perf_counter()
         job, patches = self._feeder.next()
         self.read_wait_s += time.perf_counter() - began
-        self._in_flight.append(job)
+        self._in_flight.append((job, patches))
         labels = self._labels[job.rows][:, None]
         return patches, [labels, *plan_rows(self._plan, self._fields, job.samples)]
 
@@ -234,7 +238,7 @@ class Loader:
                 raise UserError(f"DALI cannot go on: {_first_lines(error)}; the batch began with "
                                 f"{self._name_next()}") from error  # fmt: skip
             raise
-        job = self._in_flight.popleft()
+        job, _ = self._in_flight.popleft()
         # NHWC seen as NCHW is torch's channels-last, without a copy.
         return Batch(x=x_nhwc.permute(0, 3, 1, 2), y=y.squeeze(1), rows=job.rows)
 
@@ -250,7 +254,7 @@ class Loader:
         return torch.cuda.current_stream(self.device) if self.device.type == "cuda" else None
 
     def _name_next(self) -> str:
-        return self.source.name(int(self._in_flight[0].rows[0])) if self._in_flight else "an unknown file"
+        return self.source.name(int(self._in_flight[0][0].rows[0])) if self._in_flight else "an unknown file"
 
 
 def _as_torch(output: Any) -> torch.Tensor:
