@@ -26,11 +26,12 @@ from pipeline.open import open_source
 from pipeline.settings import AUGMENTATIONS, Normalisation
 from pipeline.sources import check_source_size
 from pipeline.submission import write_submission
-from training.build import SYNTHETIC_NOTE, input_settings, predict_batch_size
+from training.build import SYNTHETIC_NOTE
 from training.device import choose_device, choose_precision, prepare_backends
 from training.inference import BATCH_SIZES, predict_logits
 from training.metrics import score_probabilities, sigmoid
 from training.networks import load_networks, not_trained_on, read_temperatures
+from training.tuned import Origin, input_settings, predict_batch_size
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def predict(settings: PredictSettings) -> None:
     prepare_backends(device)
     networks, infos = load_networks(settings.run, device)
     temperatures = read_temperatures(settings.run) if settings.calibrated else np.ones((len(networks), 1))
-    inputs = input_settings(settings.source, settings.workers, settings.cache_dir, device)
+    origin = Origin(settings.data_dir, settings.cache_dir, device)
+    inputs = input_settings(settings.source, settings.workers, origin)
     dataset = open_dataset(settings.data_dir, skip_missing=True)
     whole = dataset.require_train() if settings.evaluate else dataset.require_test()
     table = usable(whole, settings.on_bad, threads=inputs.threads, cache_dir=settings.cache_dir)
@@ -94,7 +96,7 @@ def predict(settings: PredictSettings) -> None:
     rows = rows_to_predict(settings, table)
     source = open_source(table, inputs, device=device, cache_dir=settings.cache_dir)
     check_source_size(source, infos[0].patch_size)
-    batch_size = predict_batch_size(settings.batch_size, BATCH_SIZES[device.type], settings.cache_dir, device)
+    batch_size = predict_batch_size(settings.batch_size, BATCH_SIZES[device.type], origin)
     loader = Loader(
         source, rows, None, batch_size=batch_size, device=device, augment=AUGMENTATIONS["none"],
         normalisation=Normalisation(infos[0].mean, infos[0].std), settings=inputs, shuffle=False, drop_last=False,

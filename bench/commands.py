@@ -62,7 +62,7 @@ COMMANDS: Mapping[str, Command] = {
         "bench.tune",
         "Tune",
         "finds the fastest settings by measuring, and keeps them for train.py and predict.py",
-        ("--seconds", "20"),
+        ("--seconds", "20", "--cache-dir", "data/bench-cache"),  # what it finds in so short a time is not for use
     ),
     "scaling": Command(
         "bench.scaling",

@@ -13,7 +13,6 @@ from bench.results import median_ratio
 from bench.sample import Sample
 from pipeline.open import IN_MEMORY
 from pipeline.settings import AUGMENTATIONS, usable_cores
-from training.build import input_settings
 from training.diagnose import (
     AUGMENTATION,
     DECODE,
@@ -25,6 +24,7 @@ from training.diagnose import (
     REMEDIES,
     WORKERS,
 )  # fmt: skip
+from training.tuned import Origin, input_settings
 
 # Below this a change is not worth saying.
 WORTHWHILE = 1.05
@@ -59,7 +59,7 @@ class Doctor(BenchOptions):
     def run(self) -> None:
         """Measure and speak. Raises UserError where train.py does."""
         table, _, device = self.open()
-        settings = input_settings(self.source, self.workers or None, self.cache_dir, device)
+        settings = input_settings(self.source, self.workers or None, Origin(self.data_dir, self.cache_dir, device))
         choice = Choice(settings, self.augment, self.model, self.precision, self.batch_size)
         with tempfile.TemporaryDirectory() as folder:
             sample = Sample(table, self.patches, device, self.cache_dir, Path(folder))

@@ -19,9 +19,10 @@ from bench.run_parts import RunParts, RunSetup
 from models.patchnet import PatchNet, PatchNetSettings
 from pipeline.errors import UserError
 from pipeline.open import open_source
-from training.build import build_model, input_settings
+from training.build import build_model
 from training.config import ModelSettings, OptimSettings
 from training.device import choose_precision
+from training.tuned import Origin, input_settings
 
 # Networks of growing cost, for --balance: one of them is about as fast as the loader.
 LADDER: Sequence[tuple[int, ...]] = ((4,), (8,), (16,), (8, 16), (16, 32), (32, 64), (32, 64, 128), (64, 128, 256))
@@ -55,7 +56,7 @@ class Train(BenchOptions):
         """Measure, print and write. Raises UserError where train.py does."""
         table, rows, device = self.open()
         check_rows(rows, self.batch_size)
-        settings = input_settings(self.source, self.workers or None, self.cache_dir, device)
+        settings = input_settings(self.source, self.workers or None, Origin(self.data_dir, self.cache_dir, device))
         source = open_source(table, settings, device=device, cache_dir=self.cache_dir)
         optim = replace(OptimSettings(), batch_size=self.batch_size, compile=self.compile)
         setup = RunSetup(self.augment, self.batch_size, choose_precision(self.precision, device), optim)

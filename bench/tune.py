@@ -70,7 +70,8 @@ class Tune(BenchOptions):
                 sample, settings, named(self.model), precision, seconds=_SHARES["predict"] * self.seconds,
                 rounds=self.repeats,
             )  # fmt: skip
-        path = write_tuned(self.cache_dir, Tuned(asdict(settings), size, device.type, usable_cores()))
+        where = str(self.data_dir.absolute())
+        path = write_tuned(self.cache_dir, Tuned(asdict(settings), size, device.type, usable_cores(), where))
         show([*search.ladder, *sizes])
         for line in search.reasons:
             print(line)

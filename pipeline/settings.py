@@ -147,10 +147,16 @@ class Tuned:
     """cpu or cuda: what it was measured on."""
     cores: int
     """How many this process could use then."""
+    data: str
+    """The data set it was measured on: its absolute path."""
 
-    def applies(self, device: str) -> bool:
-        """Whether it was measured on such a machine as this."""
-        return (self.device, self.cores) == (device, usable_cores())
+    def misfit(self, device: str, data_dir: str | Path) -> str | None:
+        """Why it is not for this data set on this machine; None if it is."""
+        if (self.device, self.cores) != (device, usable_cores()):
+            return f"it was measured on {self.device} with {self.cores} cores, this is {device} with {usable_cores()}"
+        if self.data != str(Path(data_dir).absolute()):
+            return f"it was measured on {self.data}"
+        return None
 
 
 def write_tuned(cache_dir: str | Path, tuned: Tuned) -> Path:

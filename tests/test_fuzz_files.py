@@ -115,7 +115,7 @@ def packed_content(path: Path, table: PatchTable) -> object:
 
 def json_kinds(folder: Path) -> list[Kind]:
     run = RunFolder(folder)
-    write_tuned(folder, Tuned({"workers": 3, "prefetch": 4}, 512, "cpu", 2))
+    write_tuned(folder, Tuned({"workers": 3, "prefetch": 4}, 512, "cpu", 2, "/data"))
     write_json(folder / "calibration.json", {"schema": 1, "temperature": 1.25})
     write_split(run.split, IDS, make_split(np.arange(40) % 2, val_fraction=0.2, seed=0))
     write_left_out(run.left_out, {"a": "a.tif: is empty", "b": 'b, "quoted"'})

@@ -1,6 +1,7 @@
 """The tuner: finds what is faster by measuring, and train.py and predict.py read what it found and say so."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ from bench.tune import Search, Tune, faster
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.settings import InputSettings, Tuned, read_tuned, usable_cores, write_tuned
-from training.build import input_settings, predict_batch_size
+from training.tuned import Origin, input_settings, predict_batch_size
 
 CPU = torch.device("cpu")
 
@@ -102,16 +103,21 @@ def test_tuned_settings_are_read_said_and_overruled(tmp_path: Path, capsys: pyte
 
 def test_what_was_tuned_elsewhere_is_left_alone(tmp_path: Path) -> None:
     lines: list[str] = []
-    settings = {"source": "packed", "workers": 3}
-    write_tuned(tmp_path, Tuned(settings, 512, "cpu", usable_cores()))
-    assert input_settings(None, None, tmp_path, CPU, lines.append) == InputSettings(source="packed", workers=3)
-    assert input_settings("tiff", 1, tmp_path, CPU, lines.append) == InputSettings(source="tiff", workers=1)
-    assert predict_batch_size(0, 256, tmp_path, CPU) == 512 and predict_batch_size(64, 256, tmp_path, CPU) == 64
-    lines.clear()
-    write_tuned(tmp_path, Tuned(settings, 512, "cuda", usable_cores() + 1))
-    assert input_settings(None, None, tmp_path, CPU, lines.append) == InputSettings()
-    assert len(lines) == 1 and "is not used: it was measured on cuda" in lines[0]
-    assert predict_batch_size(0, 256, tmp_path, CPU) == 256
+    here = Origin(tmp_path / "data", tmp_path, CPU, lines.append)
+    tuned = Tuned({"source": "packed", "workers": 3}, 512, "cpu", usable_cores(), str(tmp_path / "data"))
+    write_tuned(tmp_path, tuned)
+    assert input_settings(None, None, here) == InputSettings(source="packed", workers=3)
+    assert input_settings("tiff", 1, here) == InputSettings(source="tiff", workers=1)
+    assert predict_batch_size(0, 256, here) == 512 and predict_batch_size(64, 256, here) == 64
+    for change, why in (
+        ({"device": "cuda", "cores": 99}, "measured on cuda with 99 cores"),
+        ({"data": "/other/data"}, "measured on /other/data"),  # its source may not apply to this data set
+    ):
+        write_tuned(tmp_path, replace(tuned, **change))
+        lines.clear()
+        assert input_settings(None, None, here) == InputSettings()
+        assert len(lines) == 1 and f"is not used: it was {why}" in lines[0]
+        assert predict_batch_size(0, 256, here) == 256
     assert read_tuned(tmp_path / "nowhere") is None
 
 
@@ -126,7 +132,15 @@ def test_what_was_tuned_elsewhere_is_left_alone(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_tuned_file_is_refused(tmp_path: Path, change: dict, expected: str) -> None:
-    content = {"schema": 2, "settings": {}, "predict_batch_size": None, "device": "cpu", "cores": 2, **change}
+    content = {
+        "schema": 2,
+        "settings": {},
+        "predict_batch_size": None,
+        "device": "cpu",
+        "cores": 2,
+        "data": "",
+        **change,
+    }
     write_json(tmp_path / "tuned.json", content)
     with pytest.raises(UserError, match=f"{expected}.*delete it and run `python -m bench tune` again"):
         read_tuned(tmp_path)

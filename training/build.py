@@ -1,10 +1,9 @@
 """Settings -> the parts of a run: data, split, loaders, network."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +20,8 @@ from pipeline.open import open_source
 from pipeline.settings import (
     AUGMENTATIONS,
     KAGGLE_NORMALISATION,
-    TUNED_FILE,
     InputSettings,
     Normalisation,
-    Tuned,
-    first_given,
-    read_tuned,
-    usable_cores,
 )
 from pipeline.split import Split, make_split, read_groups, read_split, split_csv
 from training.config import DataSettings, ModelSettings, TrainConfig, config_hash, to_dict
@@ -37,6 +31,7 @@ from training.interrupt import StopRequest
 from training.loop import Patches, Trainer
 from training.run_folder import CONFIG_SCHEMA, RunFolder, require_own, text_digest
 from training.step import TrainStep
+from training.tuned import Origin, input_settings
 
 SYNTHETIC_NOTE = "SYNTHETIC data: nothing here says anything about real tissue"
 
@@ -75,55 +70,6 @@ def fingerprint(ids: np.ndarray, labels: np.ndarray) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
-def input_settings(
-    source: str | None, workers: int | None, cache_dir: Path, device: torch.device, say: Callable[[str], None] = print
-) -> InputSettings:
-    """How to read: what was given on the command line, else what the tuner found, else the defaults.
-
-    Raises:
-        UserError: tuned.json is damaged.
-    """
-    given = {"source": source, "workers": workers}
-    tuned = usable_tuned(cache_dir, device, say)
-    values, origin = first_given({"command line": given, TUNED_FILE: tuned.settings if tuned else {}})
-    if found := [f"{name} {values[name]}" for name, layer in origin.items() if layer == TUNED_FILE]:
-        say(f"input settings from {cache_dir / TUNED_FILE}: {', '.join(found)}")
-    return InputSettings(**values)
-
-
-def predict_batch_size(
-    given: int, default: int, cache_dir: Path, device: torch.device, say: Callable[[str], None] = print
-) -> int:
-    """Patches a batch in predict.py, where it changes speed alone: ``given`` if not 0, else the tuner's, else default.
-
-    Raises:
-        UserError: tuned.json is damaged.
-    """
-    if given:
-        return given
-    tuned = usable_tuned(cache_dir, device, lambda line: None)  # input_settings has said why it does not apply
-    if tuned is None or tuned.predict_batch_size is None:
-        return default
-    say(f"batch size from {cache_dir / TUNED_FILE}: {tuned.predict_batch_size}")
-    return tuned.predict_batch_size
-
-
-def usable_tuned(cache_dir: Path, device: torch.device, say: Callable[[str], None]) -> Tuned | None:
-    """What the tuner found on such a machine as this; what it found on another is left alone, and that is said.
-
-    Raises:
-        UserError: tuned.json is damaged.
-    """
-    tuned = read_tuned(cache_dir)
-    if tuned is None or tuned.applies(device.type):
-        return tuned
-    say(
-        f"{cache_dir / TUNED_FILE} is not used: it was measured on {tuned.device} with {tuned.cores} cores, this is"
-        f" {device.type} with {usable_cores()}; `python -m bench tune` makes it anew"
-    )
-    return None
-
-
 @contextmanager
 def train_inputs(
     config: TrainConfig, folder: RunFolder, device: torch.device, world: World = ALONE
@@ -136,7 +82,8 @@ def train_inputs(
         UserError: the data set, the split or the batch size cannot be trained on; said before anything is written.
     """
     data, optim = config.data, config.optim
-    settings = input_settings(data.source, data.workers, data.cache_dir, device, world.say)
+    origin = Origin(data.data_dir, data.cache_dir, device, world.say)
+    settings = input_settings(data.source, data.workers, origin)
     listed = open_dataset(data.data_dir, skip_missing=True).require_train()
     table = usable_table(listed, data, settings, folder if config.run.resume else None, world)
     world.say(table.describe())
