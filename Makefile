@@ -7,8 +7,10 @@ STAMP := $(VENV)/.installed
 DEMO := data/demo
 NEEDED_GB := 8
 MINUTES ?= 10
+KILLS ?= 30
+SOAK_OUT ?= soak.json
 
-.PHONY: help demo test bench gpu-check fuzz lint lock clean
+.PHONY: help demo test bench gpu-check fuzz soak lint lock clean
 
 help:
 	@echo "make demo    install, make SYNTHETIC data, train, predict: the whole way through once"
@@ -16,6 +18,7 @@ help:
 	@echo "make bench   measure for some minutes, results into data/bench-results/ (DATA=FOLDER_OR_ZIP: on your patches)"
 	@echo "make gpu-check   tests and bench on a GPU at Kaggle's size, 9 minutes (REAL=FOLDER_OR_ZIP adds the AUC)"
 	@echo "make fuzz    damage TIFF files and all others that are read, for MINUTES=10"
+	@echo "make soak    kill packing, training and predicting KILLS=30 times each; figures in $(SOAK_OUT)"
 	@echo "make lint    ruff over the code"
 	@echo "make lock    make requirements.txt anew from pyproject.toml"
 	@echo "make clean   remove $(VENV), $(DEMO), runs/demo and cache/"
@@ -41,6 +44,10 @@ gpu-check: $(STAMP)
 # Damaged TIFF files, tables, packed files, settings and checkpoints, for longer than `make test` gives them.
 fuzz: $(STAMP)
 	FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s tests/test_fuzz_tiff.py tests/test_fuzz_files.py
+
+# Programs killed at random moments, processes of their own, oftener than `make test` kills.
+soak: $(STAMP)
+	KILLS=$(KILLS) SOAK_OUT=$(SOAK_OUT) $(BIN)/python -m pytest -s tests/test_soak.py
 
 lint: $(STAMP)
 	$(BIN)/python -m pip install -q ruff

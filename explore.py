@@ -15,6 +15,7 @@ import tyro
 from pipeline.command import run_command
 from pipeline.dataset import Dataset, PatchTable, open_dataset
 from pipeline.errors import UserError, listed
+from pipeline.files import require_writable
 from pipeline.layouts import check_image, scan_layouts
 from pipeline.left_out import OnBad, usable
 from pipeline.open import open_source
@@ -54,6 +55,7 @@ def explore(settings: ExploreSettings) -> Path:
     mend.
     """
     began = time.perf_counter()
+    require_writable(settings.out, "--out")
     dataset = open_dataset(settings.data_dir, skip_missing=True)
     notes: list[str] = []
     splits = [measure(table, settings, notes) for table in (dataset.train, dataset.test) if table is not None]

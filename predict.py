@@ -19,7 +19,7 @@ from tqdm import tqdm
 from pipeline.command import run_command
 from pipeline.dataset import PatchTable, open_dataset
 from pipeline.errors import UserError, listed
-from pipeline.files import write_csv
+from pipeline.files import require_writable, write_csv
 from pipeline.left_out import OnBad, usable, write_left_out
 from pipeline.loader import Loader
 from pipeline.open import open_source
@@ -133,6 +133,10 @@ def check(settings: PredictSettings) -> None:
         raise UserError(f"--threshold {settings.threshold}: expected a number from 0 to 1")
     if (settings.workers or 0) < 0:
         raise UserError(f"--workers {settings.workers}: expected at least 0")
+    if settings.out is not None or not settings.evaluate:
+        if settings.submission.is_dir():
+            raise UserError(f"--out {settings.submission}: expected a file to write, found a folder")
+        require_writable(settings.submission.parent, "--out")
 
 
 def rows_to_predict(settings: PredictSettings, table: PatchTable) -> np.ndarray:

@@ -77,12 +77,13 @@ def begin(config: TrainConfig, folder: RunFolder, inputs: TrainInputs, trainer: 
 def finish(folder: RunFolder, progress: Progress, inputs: TrainInputs) -> None:
     """Draw the plots, write the report, and say what came out and where it is."""
     print(diagnose(progress.history, inputs.train))
-    report = write_run_report(folder.path, patches=REPORT_PATCHES)
-    print(f"plots in {folder.path / 'plots'}, report in {report} (more patches: python -m report {folder.path})")
+    # Before the report: where the disk is full by now, the weights are what matters.
     print(
         f"best validation AUC {progress.best_auc:.4f} (epoch {progress.best_epoch}) in {folder.best}"
         + (" [SYNTHETIC data]" if inputs.table.synthetic else "")
     )
+    report = write_run_report(folder.path, patches=REPORT_PATCHES)
+    print(f"plots in {folder.path / 'plots'}, report in {report} (more patches: python -m report {folder.path})")
 
 
 def main() -> int:

@@ -71,6 +71,7 @@ class Process:
         self._process = subprocess.Popen(
             command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
+        self.pid = self._process.pid
 
     def ended(self) -> bool:
         return self._process.poll() is not None

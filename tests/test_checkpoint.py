@@ -150,6 +150,22 @@ def test_divergence_keeps_the_last_good_checkpoint_and_names_the_batch(tmp_path)
     assert last.exists() == (step > 2)
 
 
+def test_divergence_in_a_later_epoch_leaves_every_file_of_the_last_good_one(tmp_path):
+    trainer, good = tiny_trainer(tmp_path), {}
+    finish = trainer._finish_epoch
+
+    def finish_and_poison(*results):
+        finish(*results)
+        good.update({path: path.read_bytes() for path in tmp_path.iterdir()})
+        trainer.train.x[5] = float("nan")
+
+    trainer._finish_epoch = finish_and_poison
+    with pytest.raises(TrainingDiverged, match="patch5"):
+        trainer.fit()
+    assert len(trainer.progress.history) == 1 and tmp_path / "best.safetensors" in good
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == good
+
+
 def test_poisoned_validation_stops_too(tmp_path):
     trainer = tiny_trainer(tmp_path, poison=50)
     with pytest.raises(TrainingDiverged, match=r"validation loss.*first patch50"):

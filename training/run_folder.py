@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from pipeline.errors import UserError
-from pipeline.files import read_json, remove_leftovers
+from pipeline.files import read_json, remove_leftovers, require_writable
 from training.config import TrainConfig, check, from_dict, parse, preset_config, refuse_conflicts
 from training.device import Precision, cpu_model, describe_device, gpu_of_machine
 
@@ -145,6 +145,7 @@ def settle(argv: Sequence[str], runs_dir: Path = RUNS_DIR, now: datetime | None 
         stamp = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
         out_dir = runs_dir / f"{stamp}-{config.model.name}-s{config.run.seed}"
     refuse_existing(out_dir, resume=config.run.resume)
+    require_writable(out_dir, "--out-dir")
     return replace(config, run=replace(config.run, out_dir=out_dir))
 
 
