@@ -8,7 +8,7 @@ DEMO := data/demo
 NEEDED_GB := 8
 MINUTES ?= 10
 KILLS ?= 30
-SOAK_OUT ?= soak.json
+SOAK_OUT ?= data/soak.json
 
 .PHONY: help demo test bench gpu-check fuzz soak lint lock clean
 

@@ -47,6 +47,7 @@ def figures() -> Iterator[list[dict]]:
     rows: list[dict] = []
     yield rows
     if out := os.environ.get("SOAK_OUT"):
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
         write_result(Path(out), "soak", {"kills_of_each": KILLS}, rows)
         print(f"\nwritten to {out}")
 
