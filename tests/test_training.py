@@ -28,7 +28,7 @@ from training.metrics import (
     write_metrics,
 )
 from training.monitor import WINDOW_STEPS, LossMonitor, TrainingDiverged
-from training.muon import Muon, orthogonalise
+from training.muon import Muon, orthogonalise, orthogonalise_all
 from training.step import AveragedWeights, TrainStep, make_optimizers, smoothed
 
 # -- split ------------------------------------------------------------------------------------------------------------
@@ -253,6 +253,13 @@ def test_orthogonalise_brings_singular_values_near_one(shape: tuple[int, int]) -
     update = torch.randn(shape, generator=generator) * 1e-3
     values = torch.linalg.svdvals(orthogonalise(update))
     assert values.min() > 0.5 and values.max() < 1.3
+
+
+def test_matrices_of_one_shape_are_orthogonalised_together_as_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    updates = [torch.randn(s, generator=generator) for s in ((8, 4, 3, 3), (16, 8, 3, 3), (8, 4, 3, 3), (40, 4, 1, 1))]
+    for alone, together in zip(*(orthogonalise_all(updates, way) for way in (False, True)), strict=True):
+        torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
 def test_muon_update_has_the_size_of_its_learning_rate() -> None:
