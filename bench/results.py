@@ -20,8 +20,8 @@ from pipeline.settings import usable_cores
 SCHEMA = 1
 # Whose versions are written down, where they are installed.
 _PACKAGES = (
-    "torch", "torchvision", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numpy", "pillow", "ffcv", "webdataset",
-    "mosaicml-streaming",
+    "torch", "torchvision", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numpy", "numba", "pillow", "ffcv",
+    "webdataset", "mosaicml-streaming",
 )  # fmt: skip
 
 
