@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -13,8 +14,10 @@ import pytest
 import torch
 from forker import Forker, Result
 from killing import temporary_files
+from tests_support import write_kaggle_folder
 from training_cases import (
     ROOT,
+    SIZE,
     assert_same_run,
     assert_same_state,
     one_thread,  # noqa: F401 (a fixture)
@@ -238,10 +241,18 @@ def wait_for(found: Callable[[], object]) -> None:
         time.sleep(0.001)
 
 
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory) -> Path:
+    """A .zip of 3,000 patches to predict: half a second of packing, long enough to be interrupted."""
+    folder = tmp_path_factory.mktemp("archive") / "kaggle"
+    write_kaggle_folder(folder, train=0, test=3000, size=SIZE)
+    return Path(shutil.make_archive(str(folder), "zip", folder))
+
+
 @pytest.mark.parametrize(("program", "signum"), [("pipeline", signal.SIGTERM), ("predict", signal.SIGTERM),
                                                  ("pipeline", signal.SIGINT)])  # fmt: skip
-def test_program_told_to_end_leaves_nothing_half(forker, data, trained, tmp_path, program, signum):
-    argv = arguments(program, data, trained, tmp_path) + (["--source", "packed"] if program == "predict" else [])
+def test_program_told_to_end_leaves_nothing_half(forker, archive, trained, tmp_path, program, signum):
+    argv = [*arguments(program, archive, trained, tmp_path), "--workers", "1"]
     (tmp_path / "submission.csv").write_text(OLD)
     running = forker.start(program, argv)
     wait_for(lambda: temporary_files(tmp_path / "cache") or running.ended())
@@ -254,17 +265,17 @@ def test_program_told_to_end_leaves_nothing_half(forker, data, trained, tmp_path
 
 
 def test_training_told_to_end_says_how_to_go_on(forker, data, trained, tmp_path):
-    """SIGINT in the first epoch, SIGTERM in the second, from outside; the same weights in the end."""
-    folder = RunFolder(tmp_path / "run")
-    argv = smoke_args(data, folder.path)
-    for signum, reached in ((signal.SIGINT, folder.environment), (signal.SIGTERM, folder.metrics)):
+    """SIGINT and, once it goes on, SIGTERM, from outside, each after a new checkpoint; the same weights in the end."""
+    folder, seen = RunFolder(tmp_path / "run"), 0
+    argv = smoke_args(data, folder.path, "--checkpoint-every", "2")
+    for signum in (signal.SIGINT, signal.SIGTERM):
         running = forker.start("train", argv, cwd=ROOT)
-        wait_for(reached.exists)
+        wait_for(lambda seen=seen: folder.last.exists() and folder.last.stat().st_mtime_ns > seen)
         running.signal(signum)
         result = running.result()
         assert result.status == 128 + signum, result
         assert signal.Signals(signum).name + ": finishing this step" in result.err
         assert f"continue with: python train.py --resume --out-dir {folder.path}" in result.out
-        argv = ["--resume", "--out-dir", str(folder.path)]
+        argv, seen = ["--resume", "--out-dir", str(folder.path)], folder.last.stat().st_mtime_ns
     assert forker.run("train", argv).status == 0
     assert_same_run(folder, trained)
