@@ -1,5 +1,6 @@
 """python -m bench loader: what each source delivers with each augmentation, and what bounds it."""
 
+import math
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,13 +48,13 @@ class LoaderBench(BenchOptions):
             if unknown := set(given) - set(known):
                 raise UserError(f"--{name}: expected some of {', '.join(known)}, found {', '.join(sorted(unknown))}")
         table, rows, device = self.open()
-        sources, skipped = self._open_sources(table, device)
+        skipped: dict[str, str] = {}
         if self.stages:
-            result = measure_stages(self, sources, table, rows, device)
+            result = measure_stages(self, self._open_sources(table, device, skipped), table, rows, device)
             show_stages(result)
             command = "stages"
         else:
-            result = self._measure(sources, table, rows, device, skipped)
+            result = self._measure(table, rows, device, skipped)
             show(result)
             command = "loader"
         for name, why in skipped.items():
@@ -61,10 +62,11 @@ class LoaderBench(BenchOptions):
         self.save(command, [*result, *({"name": name, "skipped": why} for name, why in skipped.items())],
                   synthetic=table.synthetic)  # fmt: skip
 
-    def _open_sources(self, table: PatchTable, device: torch.device) -> tuple[dict[str, AnySource], dict[str, str]]:
-        """The sources that apply, and why the others do not."""
+    def _open_sources(
+        self, table: PatchTable, device: torch.device, skipped: dict[str, str]
+    ) -> dict[str, AnySource]:  # fmt: skip
+        """The sources that apply; why the others do not goes into ``skipped``."""
         sources: dict[str, AnySource] = {}
-        skipped: dict[str, str] = {}
         for kind in self.sources:
             try:
                 sources[kind] = open_kind(self, table, kind, device)
@@ -72,23 +74,24 @@ class LoaderBench(BenchOptions):
                 skipped[kind] = one_line(error)
         if not sources:
             raise UserError("no source applies: " + "; ".join(skipped.values()))
-        return sources, skipped
+        return sources
 
     def _measure(
-        self, sources: Mapping[str, AnySource], table: PatchTable, rows: np.ndarray, device: torch.device,
-        skipped: dict[str, str],
+        self, table: PatchTable, rows: np.ndarray, device: torch.device, skipped: dict[str, str]
     ) -> list[dict[str, Any]]:  # fmt: skip
         settings = InputSettings(workers=self.workers)
-        ceilings = measure_ceilings(sources, table, rows, self.batch_size, settings.threads, device)
         proven: dict[str, Epoch] = {}
         found: dict[str, dict[str, Any]] = {}
-        measures: dict[str, Callable[[], float]] = dict(ceilings)
+        measures: dict[str, Callable[[], float]] = {}
 
-        def add(name: str, setting: str, make: Callable[[np.ndarray], Iterable[Any]], files: list[str] | None) -> None:
+        def add(
+            name: str, setting: str, make: Callable[[np.ndarray], Iterable[Any]], files: list[str] | None,
+            round_s: float = self.round_s,
+        ) -> None:  # fmt: skip
             try:
-                row, measures[name] = prepare(make, rows, files, proven, setting, self.round_s, self.batch_size, device)
+                row, measures[name] = prepare(make, rows, files, proven, setting, round_s, self.batch_size, device)
                 found[name] = row | {"augment": setting, "workers": settings.threads}
-            except UserError as error:
+            except Exception as error:  # whatever goes wrong with one way of loading is a line of the table
                 skipped[name] = one_line(error)
 
         def pillow(part: np.ndarray) -> Iterable[Any]:
@@ -97,7 +100,10 @@ class LoaderBench(BenchOptions):
                 persistent_workers=True, collate_fn=stack_nhwc,
             )  # fmt: skip
 
-        add(BASELINE, "none", pillow, files_of(table, rows))
+        # It forks its workers, once and for all: a process that has DALI's threads already forks ones that crash.
+        add(BASELINE, "none", pillow, files_of(table, rows), round_s=math.inf)
+        sources = self._open_sources(table, device, skipped)
+        measures |= measure_ceilings(sources, table, rows, self.batch_size, settings.threads, device)
         for setting in self.augment:
             for kind, source in sources.items():
 
