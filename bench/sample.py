@@ -13,7 +13,7 @@ from pipeline.dataset import PatchTable
 from pipeline.open import RESIDENT_SHARE, AnySource, open_source
 from pipeline.pack import SUFFIX, find_pack, pack_path
 from pipeline.packfile import PackFile
-from pipeline.settings import InputSettings
+from pipeline.settings import InputSettings, usable_cores
 from pipeline.sources import PackedSource
 
 
@@ -94,7 +94,8 @@ class Sample:
         if not any(self._cache_dir.glob(f"*{SUFFIX}")):
             return None
         fingerprint = self._whole.store.fingerprint()
-        return find_pack(pack_path(self._cache_dir, self._whole, fingerprint), self._whole, fingerprint)
+        path = pack_path(self._cache_dir, self._whole, fingerprint)
+        return find_pack(path, self._whole, fingerprint, threads=usable_cores())
 
 
 def available_memory() -> int:
