@@ -28,7 +28,7 @@ from training.tuned import Origin, input_settings
 LADDER: Sequence[tuple[int, ...]] = ((4,), (8,), (16,), (8, 16), (16, 32), (32, 64), (32, 64, 128), (64, 128, 256))
 # Likewise for the loader.
 AUGMENTS = ("light", "standard", "heavy")
-_LADDER_STEPS = 12
+_LADDER_STEPS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +104,7 @@ def balanced(parts_of: Callable[[nn.Module, str], RunParts]) -> tuple[tuple[int,
         print(f"loader alone, augmentation {augment}: {loaders[augment]:,.0f} images/s")
     for widths in LADDER:
         with closing(parts_of(patchnet(widths), AUGMENTS[0])) as parts:
+            parts.model_alone(_LADDER_STEPS)  # meanwhile DALI finishes what the loader before had in flight
             networks[widths] = parts.model_alone(_LADDER_STEPS).images_per_s
         print(f"patchnet of widths {widths} alone: {networks[widths]:,.0f} images/s")
         if networks[widths] < min(loaders.values()):
