@@ -29,7 +29,7 @@ from training.metrics import (
 )
 from training.monitor import WINDOW_STEPS, LossMonitor, TrainingDiverged
 from training.muon import Muon, orthogonalise, orthogonalise_all
-from training.step import AveragedWeights, TrainStep, make_optimizers, smoothed
+from training.step import AveragedWeights, TrainStep, make_optimizers, one_cycle, smoothed
 
 # -- split ------------------------------------------------------------------------------------------------------------
 
@@ -91,6 +91,25 @@ def test_step_is_the_textbook_step():
         clipped = gradient * 0.01 / norm
         # Nesterov's first step moves by (1 + momentum) times the gradient.
         torch.testing.assert_close(parameter.detach(), before[name] - result.lr * 1.9 * clipped, atol=1e-7, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "steps"), [(1.0, 1), (1.0, 5), (0.25, 4), (0.5, 2), (1 / 3, 3), (0.0, 1), (0.25, 1), (1 - 2**-53, 10)]
+)
+def test_the_learning_rate_is_finite_however_long_the_warm_up(warmup, steps):
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.5)
+    schedule, rates = one_cycle(optimizer, warmup, steps), []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert all(0 < rate <= 0.5 for rate in rates) and 0 <= optimizer.param_groups[0]["lr"] <= 0.5
+    if warmup == 1:
+        assert rates == sorted(rates) and (steps == 1 or rates[-1] == pytest.approx(0.5))
+    elif warmup * steps == 1:
+        assert rates[0] == pytest.approx(0.5 / 25)  # torch's beginning of a warm-up
+        assert steps == 2 or rates[1] > 5 * rates[0]
 
 
 def test_smoothing_and_weight_decay_groups():

@@ -92,6 +92,22 @@ def make_optimizers(model: nn.Module, settings: OptimSettings) -> list[torch.opt
     return optimizers
 
 
+def one_cycle(optimizer: torch.optim.Optimizer, warmup: float, total_steps: int) -> OneCycleLR:
+    """The learning rate rises over the share ``warmup`` of ``total_steps`` and falls over the rest.
+
+    torch's schedule divides by the length of both phases, counted from the first step to the phase's last.
+    """
+    if warmup * total_steps == total_steps:
+        # Nothing falls: the fall is one step behind the last.
+        warmup, total_steps = total_steps / (total_steps + 1), total_steps + 1
+    if warmup * total_steps == 1:
+        # The first step alone is warm-up, a phase of length 0: a little longer, and the same steps are in it.
+        warmup = (1 + 2**-20) / total_steps
+    return OneCycleLR(
+        optimizer, optimizer.defaults["lr"], total_steps=total_steps, pct_start=warmup, cycle_momentum=False
+    )
+
+
 def smoothed(labels: torch.Tensor, smoothing: float) -> torch.Tensor:
     """0/1 labels [B] -> smoothing / 2 and 1 - smoothing / 2."""
     return labels * (1 - smoothing) + smoothing / 2
@@ -120,16 +136,7 @@ class TrainStep:
         self.model = model.to(device, memory_format=memory_format).train()
         self._ema = AveragedWeights(self.model, settings.ema_decay) if settings.ema_decay else None
         self._optimizers = make_optimizers(self.model, settings)
-        self._schedules = [
-            OneCycleLR(
-                optimizer,
-                optimizer.defaults["lr"],
-                total_steps=total_steps,
-                pct_start=settings.warmup,
-                cycle_momentum=False,
-            )
-            for optimizer in self._optimizers
-        ]
+        self._schedules = [one_cycle(optimizer, settings.warmup, total_steps) for optimizer in self._optimizers]
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision.needs_scaler)
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self._forward: Callable[[torch.Tensor], torch.Tensor] = world.wrap(self.model, device)
