@@ -19,7 +19,7 @@ from tqdm import tqdm
 from pipeline.command import run_command
 from pipeline.dataset import PatchTable, open_dataset
 from pipeline.errors import UserError, listed
-from pipeline.files import require_writable, write_csv
+from pipeline.files import replaceable, require_writable, write_csv
 from pipeline.left_out import OnBad, usable, write_left_out
 from pipeline.loader import Loader
 from pipeline.open import open_source
@@ -121,8 +121,11 @@ def predict(settings: PredictSettings) -> None:
         prior = float(np.mean([info.prevalence for info in infos]))
         ids, probabilities = with_prior(table, dataset.sample_ids, probabilities, prior)
         write(settings, ids, probabilities)
+        list_path = settings.submission.with_suffix(".left_out.csv")
         if table.left_out:
-            write_left_out(settings.submission.with_suffix(".left_out.csv"), table.left_out)
+            write_left_out(list_path, table.left_out)
+        else:
+            list_path.unlink(missing_ok=True)  # of an earlier submission: it would speak of this one
 
 
 def check(settings: PredictSettings) -> None:
@@ -134,9 +137,7 @@ def check(settings: PredictSettings) -> None:
     if (settings.workers or 0) < 0:
         raise UserError(f"--workers {settings.workers}: expected at least 0")
     if settings.out is not None or not settings.evaluate:
-        if settings.submission.is_dir():
-            raise UserError(f"--out {settings.submission}: expected a file to write, found a folder")
-        require_writable(settings.submission.parent, "--out")
+        require_writable(replaceable(settings.submission).parent, "--out")
 
 
 def rows_to_predict(settings: PredictSettings, table: PatchTable) -> np.ndarray:

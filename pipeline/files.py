@@ -9,6 +9,7 @@ import io
 import json
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,11 +27,13 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     It lies beside ``path`` under a temporary name, is forced to the disk, then takes the name, and the folder is
     forced too: after a power cut as well, whoever opens ``path`` finds the old file or the new one, never a part.
-    What a killed process left of an earlier attempt is removed first.
+    What a killed process left of an earlier attempt is removed first. A link stays: what it leads to is replaced.
 
     Raises:
         OSError: the folder cannot be written or the disk is full; the old file is untouched.
+        UserError: ``path`` is a device, a folder or another thing that is no file; it is untouched.
     """
+    path = replaceable(path)
     remove_leftovers(path.parent, path.name)
     temporary, file = _create_locked(path)
     try:
@@ -42,6 +45,19 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replaceable(path: Path) -> Path:
+    """The file that writing ``path`` replaces: ``path`` itself, or what it leads to if it is a link.
+
+    Raises:
+        UserError: there is something that is no file, such as /dev/null, which a rename would take away.
+    """
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if not os.path.lexists(target) or stat.S_ISREG(target.lstat().st_mode):
+        return target
+    found = "a folder" if target.is_dir() else "a link in a circle" if target.is_symlink() else "a device or pipe"
+    raise UserError(f"{path}: expected a file to write or to replace, found {found}; give another name")
 
 
 def write_whole(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:

@@ -90,7 +90,11 @@ class _Opener:
 
     @cached_property
     def _fingerprint(self) -> str:
-        return self._table.store.fingerprint()
+        try:
+            return self._table.store.fingerprint()
+        except UserError:  # the first file that is not there: the look at every file names all that are bad
+            self._scan()
+            raise
 
     @cached_property
     def _path(self) -> Path:

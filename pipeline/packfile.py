@@ -3,6 +3,10 @@
 Layout, little-endian: a header of 4,096 bytes (magic, CRC-32 and length of a JSON text, the text); N * H * W * 3
 bytes of pixels; the index: N CRC-32 of the patches as uint32, then a JSON text: the ids in their order, and which
 of the split's patches were left out and why.
+
+The pixels are mapped, not read: if another program cuts the open file short in place, the system ends this process
+with SIGBUS, which Python cannot turn into an error. This program never does: it writes a new file beside the old one
+and renames it, and a file that is deleted or replaced stays whole for those that have it open.
 """
 
 import json

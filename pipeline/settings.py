@@ -33,7 +33,8 @@ class AugmentSettings:
     """How far a training patch may be changed. Every range is symmetric: a value v means [-v, +v]."""
 
     dihedral: bool = False
-    """Show the eight flips and quarter turns of a patch, each once in eight epochs. Exact: no interpolation."""
+    """Show the flips and quarter turns of a patch: each epoch that delivers it shows the next of its eight views (an
+    epoch that drops an incomplete batch leaves patches, and their views, out). Exact: no interpolation."""
     brightness: float = 0.0
     """Relative change of brightness: pixels times 1 +- this."""
     contrast: float = 0.0

@@ -67,7 +67,7 @@ class TiffSource:
         descriptor, status = self._store.open(row)
         try:
             if (status.st_size, status.st_mtime_ns) != (self._layouts.size[row], self._layouts.mtime_ns[row]):
-                raise UserError(f"{self.name(row)}: changed since it was checked; start again")
+                raise _changed(self.name(row))
             return read_all(descriptor, status.st_size)
         except OSError as error:
             raise unreadable(self.name(row), error) from error
@@ -83,6 +83,7 @@ class StripSource:
     def __init__(self, store: FolderStore, layouts: Layouts) -> None:
         self.height, self.width = layouts.height, layouts.width
         self._store, self._offset = store, layouts.offset.tolist()
+        self._size, self._mtime_ns = layouts.size.tolist(), layouts.mtime_ns.tolist()
 
     def __len__(self) -> int:
         return len(self._offset)
@@ -98,10 +99,14 @@ class StripSource:
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 try:
                     found = os.preadv(descriptor, [patch], self._offset[row])
+                    status = os.fstat(descriptor)  # after the read: a change meanwhile shows too
                 finally:
                     os.close(descriptor)
             except OSError as error:
                 raise unreadable(path, error) from error
+            # Another file of this name may be laid out in another way: its bytes would pass for pixels.
+            if status.st_mtime_ns != self._mtime_ns[row] or status.st_size != self._size[row]:
+                raise _changed(path)
             if found != expected:
                 raise UserError(f"{path}: expected {expected:,} bytes of pixels, found {found:,}; it was cut short")
 
@@ -157,6 +162,10 @@ class FusedSource(ResidentSource):
     """As resident; torch operations take the place of the DALI graph (``pipeline.fused``)."""
 
     kind = "fused"
+
+
+def _changed(path: str) -> UserError:
+    return UserError(f"{path}: changed since it was checked; start again")
 
 
 def check_source_size(source: Source, expected: Sequence[int]) -> None:

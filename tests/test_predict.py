@@ -116,7 +116,11 @@ def test_each_patch_is_delivered_once_whatever_is_averaged():
 
 def test_submission_is_complete_in_the_samples_order_and_probable(data, runs, tmp_path):
     out = tmp_path / "new" / "submission.csv"
+    out.parent.mkdir()
+    earlier = out.with_suffix(".left_out.csv")  # of a submission to the same place, made with --on-bad skip
+    earlier.write_text("id,reason\n")
     predict(runs[0], data_dir=data, out=out, tta=8)
+    assert not earlier.exists()
     ids = column(data / "sample_submission.csv", "id")
     assert ids != sorted(ids) and column(out, "id") == ids
     values = np.array(column(out, "label"), float)
@@ -228,6 +232,8 @@ def test_bad_runs_are_refused_and_the_old_file_stays(data, runs, tmp_path):
         with pytest.raises(UserError, match="expected"):
             predict(runs[0], data_dir=data, out=out, **wrong)
     assert out.read_text() == "old"
+    with pytest.raises(UserError, match="/dev/null: expected a file to write or to replace, found a device"):
+        predict(tmp_path / "never looked at", data_dir=data, out=Path("/dev/null"))
 
 
 def test_patches_of_another_size_are_refused(runs, tmp_path):

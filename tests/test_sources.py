@@ -112,15 +112,39 @@ def test_all_bad_files_are_listed_at_once(tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").glob("*.packed*"))
 
 
+def test_a_missing_file_is_listed_with_the_other_bad_ones_though_a_packed_file_stands(tmp_path: Path) -> None:
+    write_kaggle_folder(tmp_path / "data", train=6, test=0, size=32)
+    table = open_dataset(tmp_path / "data").train
+    opened(table, "packed", tmp_path)
+    paths = [Path(table.store.name(row)) for row in range(6)]
+    paths[1].unlink()
+    paths[3].write_bytes(b"")
+    for kind in ("auto", "packed"):
+        with pytest.raises(UserError, match="2 of 6 image files") as caught:
+            opened(table, kind, tmp_path)
+        assert all(str(paths[row]) in str(caught.value) for row in (1, 3)) and "--on-bad skip" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["strip", "tiff"])
+def test_a_file_replaced_by_one_of_the_same_size_is_named(tmp_path: Path, kind: str) -> None:
+    write_kaggle_folder(tmp_path / "data", train=4, test=0, size=32)
+    table = open_dataset(tmp_path / "data").train
+    path, source = Path(table.store.name(2)), opened(table, kind, tmp_path)
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(UserError, match="changed since it was checked") as caught:
+        pixels_of(source)
+    assert str(path) in str(caught.value)
+
+
 def test_a_file_cut_short_while_training_is_named(tmp_path: Path) -> None:
     write_kaggle_folder(tmp_path / "data", train=4, test=0, size=32)
     table = open_dataset(tmp_path / "data").train
     path = Path(table.store.name(1))
-    for kind, said in (("strip", "cut short"), ("tiff", "changed since it was checked")):
+    for kind in ("strip", "tiff"):
         whole = path.read_bytes()
         source = opened(table, kind, tmp_path)
         path.write_bytes(whole[:-9])
-        with pytest.raises(UserError, match=said) as caught:
+        with pytest.raises(UserError, match="changed since it was checked") as caught:
             pixels_of(source)
         assert str(path) in str(caught.value)
         path.write_bytes(whole)
