@@ -22,6 +22,7 @@ from bench.examine import Choice, Examiner, named
 from bench.rates import Rate, Watched, in_turns
 from bench.results import median_ratio, summary
 from bench.sample import Sample
+from pipeline.dataset import dataset_root
 from pipeline.errors import UserError
 from pipeline.open import IN_MEMORY
 from pipeline.settings import SOURCES, InputSettings, Tuned, usable_cores, write_tuned
@@ -70,7 +71,7 @@ class Tune(BenchOptions):
                 sample, settings, named(self.model), precision, seconds=_SHARES["predict"] * self.seconds,
                 rounds=self.repeats,
             )  # fmt: skip
-        where = str(self.data_dir.absolute())
+        where = str(dataset_root(self.data_dir).absolute())
         path = write_tuned(self.cache_dir, Tuned(asdict(settings), size, device.type, usable_cores(), where))
         show([*search.ladder, *sizes])
         for line in search.reasons:

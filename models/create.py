@@ -10,6 +10,20 @@ from models.zoo import ZOO_NAMES, PretrainedUnavailable, create_zoo_model
 MODEL_NAMES: tuple[str, ...] = (*PATCHNETS, *ZOO_NAMES)
 
 
+def check_model(name: str, *, pretrained: bool = False, fine_stem: bool = False) -> None:
+    """Raise, as `create_model` does, unless there is such a network; nothing is built."""
+    if name not in MODEL_NAMES:
+        raise ValueError(f"unknown model {name!r}; expected one of {', '.join(MODEL_NAMES)}")
+    if name in ZOO_NAMES:
+        return
+    if pretrained:
+        raise PretrainedUnavailable(
+            f"{name} has no pretrained weights: it is trained from scratch, without --pretrained"
+        )
+    if fine_stem:
+        raise ValueError(f"{name} has no coarse stem to refine: --fine-stem is for torchvision's networks")
+
+
 def create_model(name: str, *, dropout: float, pretrained: bool = False, fine_stem: bool = False) -> nn.Module:
     """The network called `name` (one of `MODEL_NAMES`), freshly initialised from torch's global generator.
 
@@ -23,16 +37,9 @@ def create_model(name: str, *, dropout: float, pretrained: bool = False, fine_st
     fine_stem: torchvision's networks alone: half the stride of the first convolution.
     Raises ValueError for an unknown name, an impossible dropout, or a fine stem on a PatchNet.
     """
-    if name not in MODEL_NAMES:
-        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODEL_NAMES)}")
+    check_model(name, pretrained=pretrained, fine_stem=fine_stem)
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout is {dropout}; it must be at least 0 and below 1")
     if name in ZOO_NAMES:
         return create_zoo_model(name, dropout=dropout, pretrained=pretrained, fine_stem=fine_stem)
-    if pretrained:
-        raise PretrainedUnavailable(
-            f"{name} has no pretrained weights: it is trained from scratch, without --pretrained"
-        )
-    if fine_stem:
-        raise ValueError(f"{name} has no coarse stem to refine: --fine-stem is for torchvision's networks")
     return PatchNet(PATCHNETS[name], dropout=dropout)

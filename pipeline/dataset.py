@@ -72,6 +72,7 @@ class Dataset:
     """What a Kaggle folder or .zip holds. Either split may be missing."""
 
     root: Path
+    """As ``dataset_root`` found it."""
     train: PatchTable | None
     test: PatchTable | None
     sample_ids: list[str] | None
@@ -91,19 +92,49 @@ class Dataset:
         return self.test
 
 
+def dataset_root(data_dir: str | Path) -> Path:
+    """Where the data set lies: ``data_dir`` itself, or the only folder in it where nothing else may be meant.
+
+    Raises:
+        DatasetError: there is nothing, or more than one place that may be meant, or a .zip alone.
+    """
+    root = Path(data_dir)
+    if root.is_file():
+        return root
+    if not root.exists():
+        raise DatasetError(f"{root}: expected Kaggle's folder or .zip, found nothing there")
+    try:
+        entries = sorted(root.iterdir())
+    except OSError as error:
+        raise unreadable(str(root), error) from error
+    if _is_top({entry.name for entry in entries}):
+        return root
+    folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    meant = [entry for entry in entries if entry in folders or entry.suffix.lower() == ".zip"]
+    if len(meant) == 1 and folders:
+        return folders[0]
+    if meant:
+        choice = " or ".join(f"--data-dir {entry}" for entry in meant[:_SHOWN])
+        raise DatasetError(
+            f"{root}: expected a data set, found {len(meant)} place{'s' * (len(meant) > 1)} where one may be; say"
+            f" which: {choice}"
+        )
+    return root
+
+
 def open_dataset(data_dir: str | Path, *, skip_missing: bool = False) -> Dataset:
     """Open Kaggle's folder, or Kaggle's .zip unextracted, and hold its tables against its files.
 
     Args:
-        data_dir: holds ``train_labels.csv`` (header ``id,label``), ``train/<id>.tif``, ``test/<id>.tif`` and
-            ``sample_submission.csv``, at its top or in its only folder. It is only read.
+        data_dir: where ``dataset_root`` finds ``train_labels.csv`` (header ``id,label``), ``train/<id>.tif``,
+            ``test/<id>.tif`` and ``sample_submission.csv``. It is only read.
         skip_missing: leave ids without a file out of the tables, as ``left_out`` says, instead of raising.
 
     Raises:
         DatasetError: the header, a label, an id or a file is not as it should be; the text names the file and line,
             what was expected and what was found, and lists the first few of many.
     """
-    root = Path(data_dir)
+    root = dataset_root(data_dir)
     files = _ZipFiles(root) if root.is_file() else _FolderFiles(root)
     synthetic = files.has(SYNTHETIC_FILE)
     sample_ids = None
@@ -125,7 +156,7 @@ def open_dataset(data_dir: str | Path, *, skip_missing: bool = False) -> Dataset
             f"{root}: expected {LABELS_FILE} and train/, or test/, in Kaggle's layout, found "
             f"{_few(files.top()) or 'nothing'}; the README says how to get the data"
         )
-    return Dataset(root=root, train=train, test=test, sample_ids=sample_ids, synthetic=synthetic)
+    return Dataset(root=files.root, train=train, test=test, sample_ids=sample_ids, synthetic=synthetic)
 
 
 def read_table(text: bytes, where: str, *, labelled: bool) -> pd.DataFrame:
@@ -226,29 +257,20 @@ class _FolderFiles:
     """The files of an extracted data set."""
 
     def __init__(self, root: Path) -> None:
-        if not root.exists():
-            raise DatasetError(f"{root}: expected Kaggle's folder or .zip, found nothing there")
-        self._root = root
-        try:
-            entries = list(root.iterdir())
-        except OSError as error:
-            raise unreadable(str(root), error) from error
-        folders = [entry for entry in entries if entry.is_dir()]
-        if not _is_top({entry.name for entry in entries}) and len(folders) == 1:
-            self._root = folders[0]
+        self.root = root
         self._images: dict[str, dict[str, str]] = {}
 
     def has(self, name: str) -> bool:
-        return (self._root / name).is_file()
+        return (self.root / name).is_file()
 
     def where(self, name: str) -> str:
-        return str(self._root / name)
+        return str(self.root / name)
 
     def top(self) -> list[str]:
-        return [entry.name for entry in self._root.iterdir()]
+        return [entry.name for entry in self.root.iterdir()]
 
     def text(self, name: str) -> bytes:
-        path = self._root / name
+        path = self.root / name
         try:
             if path.stat().st_size > MAX_CSV_BYTES:
                 raise DatasetError(f"{path}: expected at most {MAX_CSV_BYTES:,} bytes, found more")
@@ -258,7 +280,7 @@ class _FolderFiles:
 
     def images(self, split: str) -> dict[str, str]:
         if split not in self._images:
-            folder = self._root / split
+            folder = self.root / split
             try:
                 names = os.listdir(folder)
             except (FileNotFoundError, NotADirectoryError):
@@ -269,13 +291,14 @@ class _FolderFiles:
         return self._images[split]
 
     def store(self, split: str, ids: list[str]) -> Store:
-        return FolderStore(self._root / split, ids, [self.images(split)[identifier] for identifier in ids])
+        return FolderStore(self.root / split, ids, [self.images(split)[identifier] for identifier in ids])
 
 
 class _ZipFiles:
     """The members of Kaggle's .zip."""
 
     def __init__(self, path: Path) -> None:
+        self.root = path
         self._archive = Archive(path)
         tops = {name.split("/", 1)[0] for name in self._archive.members}
         self._prefix = ""

@@ -10,6 +10,8 @@ from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 
 SOURCES = ("auto", "tiff", "strip", "packed", "resident", "fused")
+SOURCE_METAVAR = "{" + ",".join(SOURCES) + "}"
+"""Of --source in --help, where nothing given means tuned.json's."""
 TUNED_FILE = "tuned.json"
 TUNED_SCHEMA = 2
 

@@ -136,18 +136,28 @@ def split_csv(ids: np.ndarray, split: Split) -> str:
     return csv_text(["id", "part"], zip(ids[rows[order]].tolist(), part[order].tolist(), strict=True))
 
 
-def read_split(path: str | Path, ids: np.ndarray) -> Split:
-    """Read a split.csv back, for the patches ``ids`` [N].
+def split_ids(path: str | Path) -> list[str]:
+    """The ids of a split.csv, of both parts. Raises UserError if it is damaged."""
+    return _split_table(path)["id"].tolist()
 
-    Raises:
-        UserError: it is damaged, or its patches are not these, each of them once.
-    """
+
+def _split_table(path: str | Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
     if list(table.columns) != ["id", "part"] or not table["part"].isin([TRAIN, VALIDATION]).all():
         raise UserError(f"{path}: damaged: expected columns id,part with {TRAIN} or {VALIDATION}")
+    return table
+
+
+def read_split(path: str | Path, ids: np.ndarray) -> Split:
+    """Read a split.csv back, for the patches ``ids`` [N].
+
+    Raises:
+        UserError: it is damaged, or its patches are not these, each of them once.
+    """
+    table = _split_table(path)
     rows = pd.Index(ids).get_indexer(table["id"])
     if (rows < 0).any():
         raise UserError(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from training_cases import CPU
 
+from models import MODEL_NAMES
 from pipeline.errors import UserError
 from training import config as settings
 from training import device as devices
@@ -34,8 +35,11 @@ def test_help_is_grouped_and_names_every_flag_with_dashes(capsys):
         settings.parse(["--help"], TrainConfig())
     text = capsys.readouterr().out
     assert ended.value.code == 0
-    for group in ("model options", "optim options", "data options", "run options"):
-        assert group in text
+    places = [text.index(f"{group} options") for group in ("run", "data", "model", "optim")]
+    assert places == sorted(places) and text.index("--preset {") < text.index("--seed")
+    assert "python train.py --data-dir data" in text[: places[0]]
+    assert all(name in text for name in MODEL_NAMES)
+    assert not re.search("None", text), "what Python calls nothing is no help to a reader"
     for part in dataclasses.fields(TrainConfig):
         for field in dataclasses.fields(part.default_factory):
             assert settings.flag(field.name) in text
@@ -51,12 +55,29 @@ def test_unknown_flag_is_a_usage_error():
 @pytest.mark.parametrize(
     "flags",
     ["--epochs 0", "--batch-size 1", "--lr 0", "--lr nan", "--dropout 1", "--val-fraction 1", "--folds 1",
-     "--folds 5 --fold 5", "--ema-decay 1", "--checkpoint-every -1", "--grad-clip nan", "--seed -1", "--workers -2"],
+     "--folds 5 --fold 5", "--ema-decay 1", "--limit -1",
+     "--limit 3", "--checkpoint-every -1", "--grad-clip nan", "--seed -1", "--workers -2"],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused_by_name(flags):
     config = settings.parse(["--data-dir", "d", *flags.split()], TrainConfig())
     with pytest.raises(UserError, match=f"{flags.split()[-2]} {flags.split()[-1]}"):
         settings.check(config)
+
+
+def test_fold_without_folds_is_told_what_it_lacks():
+    with pytest.raises(UserError, match="--fold 3: expected --folds N with it"):
+        settings.check(settings.parse(["--data-dir", "d", "--fold", "3"], TrainConfig()))
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [("--model resnet101", "^--model: unknown model 'resnet101'; expected one of patchnet, patchnet_large, resnet18, "),
+     ("--fine-stem", "^--model: patchnet has no coarse stem to refine: --fine-stem is for torchvision's"),
+     ("--pretrained", "^--model: patchnet has no pretrained weights: .* without --pretrained")],
+)  # fmt: skip
+def test_networks_that_cannot_be_had_are_refused_before_any_data(flags, said):
+    with pytest.raises(UserError, match=said):
+        settings.check(settings.parse(["--data-dir", "no-such-folder", *flags.split()], TrainConfig()))
 
 
 def test_data_dir_is_required():
@@ -74,10 +95,20 @@ def test_resume_refuses_what_changes_learning_and_nothing_else():
         ["--model", "resnet18"],
         ["--preset", "smoke"],
         ["--seed", "4"],
+        ["--limit", "40"],
+        ["--epochs", "40"],
         ["--fold", "1"],
     ):
         with pytest.raises(UserError, match=f"{flags[0]} {flags[1]}.*the run has"):
             settings.refuse_conflicts(settings.parse(flags, run), run, Path("r"))
+
+
+def test_longer_run_is_said_to_be_a_new_one():
+    run = settings.parse(["--data-dir", "d"], TrainConfig())
+    for flags, said in ((["--epochs", "40"], True), (["--lr", "1"], False)):
+        with pytest.raises(UserError) as caught:
+            settings.refuse_conflicts(settings.parse(flags, run), run, Path("r"))
+        assert ("cannot be made longer" in str(caught.value)) is said
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,22 @@ def test_folder_and_zip_hold_the_same(kaggle_folder: Path, tmp_path: Path) -> No
 
 def test_data_may_lie_in_an_only_folder(copy: Path) -> None:
     shutil.copytree(copy, copy.parent / "outer" / "inner")
-    assert len(open_dataset(copy.parent / "outer").train) == 200
+    found = open_dataset(copy.parent / "outer")
+    assert len(found.train) == 200 and found.root == copy.parent / "outer" / "inner"
+
+
+@pytest.mark.parametrize("beside", ["real.zip", "other/"])
+def test_only_folder_is_not_guessed_where_something_else_may_be_meant(copy: Path, beside: str) -> None:
+    outer = copy.parent / "outer"
+    shutil.copytree(copy, outer / "demo")
+    (outer / beside).mkdir() if beside.endswith("/") else (outer / beside).write_bytes(b"")
+    with pytest.raises(DatasetError, match="2 places where one may be; say which: ") as caught:
+        open_dataset(outer)
+    assert f"--data-dir {outer / 'demo'}" in str(caught.value) and f"--data-dir {outer / beside}" in str(caught.value)
+    shutil.rmtree(outer / "demo")
+    if beside == "real.zip":  # alone it is not opened either, but named
+        with pytest.raises(DatasetError, match=f"1 place where one may be; say which: --data-dir {outer / beside}"):
+            open_dataset(outer)
 
 
 @pytest.mark.parametrize(

@@ -275,7 +275,7 @@ def test_training_told_to_end_says_how_to_go_on(forker, data, trained, tmp_path)
         result = running.result()
         assert result.status == 128 + signum, result
         assert signal.Signals(signum).name + ": finishing this step" in result.err
-        assert f"continue with: python train.py --resume --out-dir {folder.path}" in result.out
+        assert f" train.py --resume --out-dir {folder.path}" in result.out
         argv, seen = ["--resume", "--out-dir", str(folder.path)], folder.last.stat().st_mtime_ns
     assert forker.run("train", argv).status == 0
     assert_same_run(folder, trained)

@@ -97,7 +97,7 @@ def test_signal_finishes_the_step_and_says_how_to_go_on(data, unbroken, tmp_path
     monkeypatch.undo()
     command = said.out.split("continue with: ")[1].splitlines()[0]
     program, script, *args = shlex.split(command)
-    assert (program, script) == ("python", "train.py")
+    assert (program, script) == (sys.orig_argv[0], "train.py")
     train.train(args)
     assert_same_run(out, unbroken)
 
@@ -161,6 +161,14 @@ def test_finished_run_is_left_as_it_is(unbroken, capsys):
     train.train(["--resume", "--out-dir", str(unbroken.path)])
     assert "all 2 epochs are done already" in capsys.readouterr().out
     assert unbroken.last.read_bytes() == before
+
+
+def test_nothing_to_resume_and_no_data_names_the_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no run in runs/nothere "):
+        settle(["--resume", "--out-dir", "runs/nothere"])
+    with pytest.raises(UserError, match=r"no run in runs "):
+        settle(["--resume"])
 
 
 def test_nothing_to_resume_starts_from_the_beginning_and_says_so(data, unbroken, tmp_path, capsys):

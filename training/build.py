@@ -3,7 +3,8 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from models.saved import WeightsInfo
 from pipeline.dataset import PatchTable, open_dataset
 from pipeline.errors import UserError
 from pipeline.left_out import left_out_csv, usable, usable_again, without
+from pipeline.limit import limited, limited_again
 from pipeline.loader import Loader
 from pipeline.open import open_source
 from pipeline.settings import (
@@ -40,8 +42,10 @@ SYNTHETIC_NOTE = "SYNTHETIC data: nothing here says anything about real tissue"
 class TrainInputs:
     """What a run learns from."""
 
+    root: Path
+    """The data set's own folder, or the .zip: --data-dir, or the only folder in it."""
     table: PatchTable
-    """All labelled patches."""
+    """All labelled patches, or those that --limit drew."""
     split: Split
     """Which of its rows train and which validate."""
     normalisation: Normalisation
@@ -83,13 +87,19 @@ def train_inputs(
     """
     data, optim = config.data, config.optim
     origin = Origin(data.data_dir, data.cache_dir, device, world.say)
+    begun = folder if config.run.resume else None
+    dataset = open_dataset(data.data_dir, skip_missing=True)
+    world.say(f"data: {dataset.root}")
     settings = input_settings(data.source, data.workers, origin)
-    listed = open_dataset(data.data_dir, skip_missing=True).require_train()
-    table = usable_table(listed, data, settings, folder if config.run.resume else None, world)
+    listed = dataset.require_train()
+    drawn = drawn_table(listed, data.limit, config.run.seed, begun)
+    if len(drawn) < len(listed):
+        world.say(f"--limit {data.limit:,}: {len(drawn):,} of {len(listed):,} labelled patches, drawn by the seed")
+    table = usable_table(drawn, data, settings, begun, world)
     world.say(table.describe())
     if table.synthetic:
         world.say(SYNTHETIC_NOTE)
-    split = run_split(table, data, config.run.seed, folder if config.run.resume else None)
+    split = run_split(table, data, config.run.seed, begun)
     world.say(f"split: {split.description}")
     check_split(split, table.labels, optim.batch_size, world.size)
     with world.main_first():
@@ -114,10 +124,23 @@ def train_inputs(
         **common,
     )
     try:
-        yield TrainInputs(table, split, KAGGLE_NORMALISATION, (source.height, source.width), train, validation)
+        yield TrainInputs(
+            dataset.root, table, split, KAGGLE_NORMALISATION, (source.height, source.width), train, validation
+        )
     finally:
         train.close()
         validation.close()
+
+
+def drawn_table(table: PatchTable, limit: int, seed: int, folder: RunFolder | None) -> PatchTable:
+    """What of ``table`` the run takes notice of: by the split in its ``folder``, else drawn by ``seed``.
+
+    Raises UserError if the kept split is damaged.
+    """
+    if limit and folder is not None and folder.split.exists():
+        require_own(folder, folder.split)
+        return limited_again(table, folder.split)
+    return limited(table, limit, seed)
 
 
 def usable_table(
@@ -200,7 +223,7 @@ def build_model(settings: ModelSettings, seed: int, world: World = ALONE) -> nn.
                 settings.name, dropout=settings.dropout, pretrained=settings.pretrained, fine_stem=settings.fine_stem
             )
     except (ValueError, PretrainedUnavailable) as error:
-        raise UserError(f"--model {settings.name}: {error}") from error
+        raise UserError(f"--model: {error}") from error
     # From here on the processes draw their own dropout masks.
     torch.manual_seed(seed + world.rank)
     return model
@@ -234,6 +257,8 @@ def build_trainer(
 def describe_run(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
     """Content of config.json: the settings, and what they were applied to."""
     labels = inputs.table.labels
+    # The run is resumed, and its patches are shown, from where they really were.
+    resolved = replace(config, data=replace(config.data, data_dir=inputs.root))
     content: dict[str, Any] = {"schema": CONFIG_SCHEMA}
     if inputs.table.synthetic:
         content["note"] = SYNTHETIC_NOTE
@@ -253,5 +278,5 @@ def describe_run(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
             "split.csv": text_digest(split_csv(inputs.table.ids, inputs.split).encode()),
             "left_out.csv": text_digest(left_out_csv(inputs.table.left_out).encode()),
         },
-        "settings": to_dict(config),
+        "settings": to_dict(resolved),
     }

@@ -15,12 +15,22 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from models import PretrainedUnavailable, check_model
 from pipeline.errors import UserError
 from pipeline.left_out import OnBad
+from pipeline.settings import SOURCE_METAVAR
 from training.compiling import CompileMode
 
 PresetName = Literal["fast", "accurate", "smoke", "kaggle"]
 _TUNED_HINT = "(default: tuned.json's, else {})"
+_DESCRIPTION = """Train a network on histopathologic patches: Kaggle's folder or .zip -> runs/<name>/.
+
+Examples:
+  python train.py --data-dir data --preset smoke         does it run? two epochs over 2,000 patches
+  python train.py --data-dir data                        a good network
+  python train.py --data-dir data --out-dir runs/first   into a folder of your choice
+  python train.py --resume --out-dir runs/first          continues it after an interruption
+  python predict.py --run runs/first --data-dir data     then: predicts the test patches"""
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,8 @@ class ModelSettings:
     """Network: what is trained."""
 
     name: Annotated[str, tyro.conf.arg(name="model")] = "patchnet"
-    """patchnet, or resnet18, resnet34, resnet50, densenet121, efficientnet_b0, convnext_tiny from torchvision."""
+    """patchnet or patchnet_large (3.7 times the multiply-adds).
+    From torchvision: resnet18, resnet34, resnet50, densenet121, efficientnet_b0, convnext_tiny."""
     dropout: float = 0.1
     """Probability of dropping a feature before the last layer."""
     pretrained: bool = False
@@ -73,7 +84,7 @@ class OptimSettings:
 class DataSettings:
     """Input: which patches, and how they arrive."""
 
-    data_dir: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(required)")] = None
+    data_dir: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(required)")] = None
     """Kaggle's folder or Kaggle's .zip; it may be read-only."""
     val_fraction: float = 0.2
     """Share of the labelled patches kept for validation, when --folds is 0."""
@@ -81,16 +92,20 @@ class DataSettings:
     """Number of folds of a cross-validation; 0 splits once by --val-fraction."""
     fold: int = 0
     """Which fold validates, from 0."""
-    groups: Path | None = None
+    groups: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: none)")] = None
     """CSV file id,wsi: patches of one slide stay on one side of the split."""
+    limit: int = 0
+    """Train and validate on at most so many patches, drawn by seed and stratified; 0 takes all."""
     augment: Literal["none", "light", "standard", "heavy"] = "light"
     """light: the eight flips and turns; standard: with colour; heavy: with scale, shift, rotation, stain too."""
     source: Annotated[
         Literal["auto", "tiff", "strip", "packed", "resident", "fused"] | None,
-        tyro.conf.arg(help_behavior_hint=_TUNED_HINT.format("auto")),
+        tyro.conf.arg(metavar=SOURCE_METAVAR, help_behavior_hint=_TUNED_HINT.format("auto")),
     ] = None
     """Where pixels come from; the batches are the same from all of them."""
-    workers: Annotated[int | None, tyro.conf.arg(help_behavior_hint=_TUNED_HINT.format("every core"))] = None
+    workers: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_TUNED_HINT.format("every core"))
+    ] = None
     """Threads that read and augment; 0 takes every core."""
     cache_dir: Path = Path("cache")
     """Folder for packed files and tuned.json."""
@@ -105,14 +120,18 @@ class RunSettings:
     """Run: where and what it leaves behind."""
 
     preset: PresetName = "fast"
-    """fast: minutes; accurate: an hour on two cores for a better network; smoke: seconds, to see that it runs; kaggle:
-    all 220,025 patches on one data-centre GPU, in large batches. Never run on a GPU so far: its rates are scaled from
-    fast's by rule, not found by trying."""
+    """What the other settings begin from.
+    smoke: two epochs over 2,000 patches, to see that it runs.
+    fast: a good network.
+    accurate: a better one, for seven times the work.
+    kaggle: all 220,025 patches on one data-centre GPU; never run on one so far."""
     seed: int = 0
     """Seed of the split, the weights, the order and the augmentation."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto takes the GPU, and stops when there is one that cannot be used."""
-    out_dir: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: runs/<time>-<model>-s<seed>)")] = None
+    out_dir: Annotated[
+        Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: runs/<time>-<model>-s<seed>)")
+    ] = None
     """The run's folder; it must not hold a run, unless --resume is given."""
     checkpoint_every: int = 500
     """Steps between checkpoints, beside the one after each epoch; 0 writes only those."""
@@ -122,19 +141,19 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything train.py can be told."""
+    """Everything train.py can be told, in the order of --help: --preset first."""
 
+    run: RunSettings = field(default_factory=RunSettings)
+    data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
-    data: DataSettings = field(default_factory=DataSettings)
-    run: RunSettings = field(default_factory=RunSettings)
 
 
 # What each preset changes in the defaults above.
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "fast": {},
     "accurate": {"model": {"name": "patchnet_large"}, "optim": {"epochs": 40}},
-    "smoke": {"optim": {"epochs": 2, "batch_size": 32, "warmup": 0.5}},
+    "smoke": {"optim": {"epochs": 2, "batch_size": 32, "warmup": 0.5}, "data": {"limit": 2000}},
     # 1,024: the least power of two whose step lasts longer on the GPU than the host needs to launch it (bench/README).
     # AdamW's rate times the root of the batch's growth, 4, was halved for caution. Muon's
     # update has a size of its own, whatever the batch: twice, as there are 1,720 steps in all.
@@ -165,7 +184,7 @@ def parse(argv: Sequence[str], defaults: TrainConfig) -> TrainConfig:
     return tyro.cli(
         tyro.conf.OmitArgPrefixes[TrainConfig],
         prog="train.py",
-        description="Train a network on histopathologic patches: a Kaggle folder or .zip -> runs/<name>/.",
+        description=_DESCRIPTION,
         args=list(argv),
         default=defaults,
     )
@@ -206,14 +225,19 @@ def check(config: TrainConfig) -> TrainConfig:
             "--fold",
             data.fold,
             0 <= data.fold < max(1, data.folds),
-            f"0 to {max(1, data.folds) - 1} with --folds",
+            f"0 to {data.folds - 1} with --folds {data.folds}" if data.folds else "--folds N with it",
         ),
+        ("--limit", data.limit, data.limit == 0 or data.limit >= 4, "0 for all patches, or at least 4"),
         ("--workers", data.workers, (data.workers or 0) >= 0, "at least 0"),
         ("--seed", run.seed, 0 <= run.seed < 2**63, "a whole number of at least 0"),
         ("--checkpoint-every", run.checkpoint_every, run.checkpoint_every >= 0, "at least 0"),
     ]
     if wrong := [f"{name} {value}: expected {expected}" for name, value, fine, expected in rules if not fine]:
         raise UserError("; ".join(wrong))
+    try:
+        check_model(model.name, pretrained=model.pretrained, fine_stem=model.fine_stem)
+    except (ValueError, PretrainedUnavailable) as error:
+        raise UserError(f"--model: {error}") from error
     if data.data_dir is None:
         raise UserError("--data-dir is missing: give Kaggle's folder or Kaggle's .zip (train.py --help lists all)")
     return config
@@ -238,10 +262,13 @@ def refuse_conflicts(asked: TrainConfig, of_run: TrainConfig, run_dir: Path) -> 
     """Raise UserError naming the flags that would make a resumed run learn something else."""
     before, now = learned_part(of_run), learned_part(asked)
     if differing := [name for name in before if before[name] != now[name]]:
+        # The schedule has brought the learning rate down to nothing by the last epoch.
+        ended = "optim.epochs" in differing
+        longer = " (a run cannot be made longer: its learning rate ends with its last epoch)" if ended else ""
         listed = ", ".join(f"{flag(n.split('.')[1])} {now[n]} (the run has {before[n]})" for n in differing)
         raise UserError(
             f"{run_dir}: cannot resume with other settings: {listed}. Leave the flags out to continue this run,"
-            " or start a new one with another --out-dir and without --resume"
+            f" or start a new one with another --out-dir and without --resume{longer}"
         )
 
 

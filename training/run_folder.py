@@ -85,7 +85,10 @@ class RunFolder:
     def resume_command(self) -> str:
         """The command that continues this run."""
         processes = os.environ.get("WORLD_SIZE", "1")
-        start = "python" if processes == "1" else f"torchrun --nproc-per-node={processes}"
+        # As it was called: "python" alone may be another one, without what this program needs.
+        start = shlex.quote(sys.orig_argv[0])
+        if processes != "1":
+            start += f" -m torch.distributed.run --nproc-per-node={processes}"
         return f"{start} train.py --resume --out-dir {shlex.quote(str(self.path))}"
 
     def create(self) -> None:
@@ -140,6 +143,11 @@ def settle(argv: Sequence[str], runs_dir: Path = RUNS_DIR, now: datetime | None 
         refuse_conflicts(config, of_run, out_dir)
     else:
         config = parse(argv, preset_config(asked.run.preset))
+    if asked.run.resume and config.data.data_dir is None:
+        raise UserError(
+            f"--resume: there is no run in {out_dir or runs_dir} (no config.json) to continue; name the folder of one"
+            " with --out-dir, or give --data-dir to begin it"
+        )
     config = check(config)
     if out_dir is None:
         stamp = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")

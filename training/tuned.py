@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.dataset import dataset_root
 from pipeline.settings import TUNED_FILE, InputSettings, Tuned, first_given, read_tuned
 
 
@@ -30,7 +31,11 @@ class Origin:
     def tuned(self) -> Tuned | None:
         """What the tuner found for this data set on such a machine. Raises UserError if tuned.json is damaged."""
         found = read_tuned(self.cache_dir)
-        return None if found is None or found.misfit(self.device.type, self.data_dir) else found
+        return None if found is None or self.misfit(found) else found
+
+    def misfit(self, found: Tuned) -> str | None:
+        """Why it is not for this data set on such a machine; None if it is. Raises UserError without a data set."""
+        return found.misfit(self.device.type, dataset_root(self.data_dir))
 
 
 def input_settings(source: str | None, workers: int | None, origin: Origin) -> InputSettings:
@@ -40,7 +45,7 @@ def input_settings(source: str | None, workers: int | None, origin: Origin) -> I
         UserError: tuned.json is damaged.
     """
     found = read_tuned(origin.cache_dir)
-    if found is not None and (why := found.misfit(origin.device.type, origin.data_dir)):
+    if found is not None and (why := origin.misfit(found)):
         origin.say(f"{origin.path} is not used: {why}; `python -m bench tune` makes it anew")
         found = None
     given = {"source": source, "workers": workers}
