@@ -6,6 +6,7 @@ python explore.py --data-dir DIR_OR_ZIP --out explore
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from report.split_data import SplitData
 
 ZIP_SAMPLE = 2000
 """Files of a .zip whose layout is looked at: each has to be inflated for it."""
+_UNCOMPRESSED = "uncompressed strip"  # pipeline.layouts' word for a file whose pixels need no decoder
 
 
 @dataclass(frozen=True)
@@ -96,18 +98,27 @@ def layouts_of(table: PatchTable, threads: int, cache_dir: Path) -> str:
     """One line on the TIFF layouts of a split: of every file in a folder, of a sample in a .zip."""
     if isinstance(table.store, FolderStore):
         layouts = scan_layouts(table, threads=threads, progress=True, cache_dir=cache_dir)
-        kinds, looked_at = layouts.kinds, len(table)
+        kinds, looked_at = Counter(layouts.kinds), len(table)
     else:
         rows = np.random.default_rng(0).permutation(len(table))[:ZIP_SAMPLE]
         checker, kinds, looked_at = LayoutChecker(), Counter(), len(rows)
         for row in rows:
             try:
                 layout = check_image(table.store.read(int(row)), checker)
-                kinds["uncompressed strip" if isinstance(layout, StripLayout) else layout.reason] += 1
+                kinds[_UNCOMPRESSED if isinstance(layout, StripLayout) else layout.reason] += 1
             except TiffError as error:
                 kinds[str(error)] += 1
-    text = ", ".join(f"{kind} ({count:,})" for kind, count in kinds.most_common())
-    return text if looked_at == len(table) else f"{text}, in a sample"
+    return describe_layouts(kinds, looked_at, len(table))
+
+
+def describe_layouts(kinds: Mapping[str, int], looked_at: int, of: int) -> str:
+    """{kind of TIFF: files} -> one line for a reader."""
+    named = {"uncompressed TIFF" if kind == _UNCOMPRESSED else kind: count for kind, count in kinds.items()}
+    if len(named) == 1:
+        text = f"all {next(iter(named))}"
+    else:
+        text = ", ".join(f"{kind}: {count:,}" for kind, count in sorted(named.items(), key=lambda item: -item[1]))
+    return text if looked_at == of else f"{text} ({looked_at:,} files looked at, drawn at random)"
 
 
 def missing(dataset: Dataset) -> list[str]:

@@ -15,7 +15,7 @@ import tyro
 from pipeline.command import run_command
 from pipeline.errors import UserError
 from report.compare_page import compare_page
-from report.page import write_page
+from report.page import Page, warnings_of, write_page
 from report.run_page import write_run_report
 from report.submission_page import submission_page
 
@@ -65,10 +65,18 @@ def write_other(settings: ReportSettings) -> Path:
     """Write the page on several runs, or on a submission; returns its path."""
     if len(settings.what) > 1:
         page = compare_page(settings.what, groups=settings.groups)
-        return write_page(page, settings.out or Path("comparison"), "comparison")[-1]
+        return _write(page, settings.out or Path("comparison"), "comparison")
     (file,) = settings.what
     page = submission_page(file, data_dir=settings.data_dir, run_dirs=settings.run, cache_dir=settings.cache_dir)
-    return write_page(page, settings.out or file.parent / f"{file.stem}-report", "submission")[-1]
+    return _write(page, settings.out or file.parent / f"{file.stem}-report", "submission")
+
+
+def _write(page: Page, folder: Path, stem: str) -> Path:
+    for warning in warnings_of(page):
+        print(f"warning: {warning}", file=sys.stderr)
+    if (folder / f"{stem}.html").exists():
+        print(f"{folder}: an older page is replaced")
+    return write_page(page, folder, stem)[-1]
 
 
 def main() -> int:

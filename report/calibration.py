@@ -23,7 +23,9 @@ class Calibration:
     """Temperature scaling (Guo et al., "On calibration of modern neural networks", ICML 2017)."""
 
     temperature: float
-    """Divide logits by this."""
+    """Divide logits by this: the fitted one where it helps, else 1."""
+    fitted_temperature: float
+    """The lowest log loss on the patches that it was fitted on."""
     fitted_on: int
     """Validation patches that it was fitted on; the figures below are of the others."""
     shown_on: int
@@ -32,6 +34,11 @@ class Calibration:
     ece_after: float
     log_loss_before: float
     log_loss_after: float
+
+    @property
+    def helps(self) -> bool:
+        """Whether the fitted temperature was kept."""
+        return self.temperature == self.fitted_temperature
 
 
 @dataclass(frozen=True)
@@ -42,12 +49,15 @@ class CalibrationResult:
     labels: np.ndarray
     before: np.ndarray
     after: np.ndarray
+    """Under the fitted temperature, kept or not."""
 
 
 def calibrate(
     labels: np.ndarray, probabilities: np.ndarray, slides: np.ndarray | None = None, seed: int = 0
 ) -> CalibrationResult | str:
     """Fit a temperature on one half of the patches and show it on the other; or say why that cannot be done.
+
+    It is kept where it lowers the other half's log loss and does not raise its calibration error; else 1 is.
 
     Args:
         labels: [N] of 0 and 1.
@@ -67,15 +77,18 @@ def calibrate(
     temperature = fit_temperature(labels[half], probabilities[half])
     shown, before = labels[~half], probabilities[~half]
     after = apply_temperature(before, temperature)
+    ece = [expected_calibration_error(shown, p) for p in (before, after)]
+    loss = [_log_loss(shown, p) for p in (before, after)]
     return CalibrationResult(
         Calibration(
-            temperature=temperature,
+            temperature=temperature if loss[1] < loss[0] and ece[1] <= ece[0] else 1.0,
+            fitted_temperature=temperature,
             fitted_on=int(half.sum()),
             shown_on=len(shown),
-            ece_before=expected_calibration_error(shown, before),
-            ece_after=expected_calibration_error(shown, after),
-            log_loss_before=_log_loss(shown, before),
-            log_loss_after=_log_loss(shown, after),
+            ece_before=ece[0],
+            ece_after=ece[1],
+            log_loss_before=loss[0],
+            log_loss_after=loss[1],
         ),
         shown,
         before,

@@ -213,6 +213,15 @@ def draw_reliability(ax: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray
 
 
 @style.look()
+def draw_patch(ax: Axes, patch_u8: np.ndarray, title: str, *, below: str = "") -> None:
+    """A patch [H, W, 3] as it is, with a line under it."""
+    ax.imshow(patch_u8)
+    style.hide_axes(ax)
+    ax.set_title(title, fontsize=8, fontweight="normal")
+    ax.set_xlabel(below, fontsize=6, color="#666666")
+
+
+@style.look()
 def draw_attribution(ax: Axes, patch_u8: np.ndarray, cam: np.ndarray, title: str) -> None:
     """A patch [H, W, 3] with a map [H, W] over it, strong parts yellow, and the central square outlined."""
     rows, columns = centre_of(*patch_u8.shape[:2])

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipeline.errors import UserError
 from report import charts, style
-from report.page import Block, Note, Page, Picture, Section, Table, Text, number, share
+from report.page import SYNTHETIC_NOTE, Block, Note, Page, Picture, Section, Table, Text, number, share
 from report.plots import PANEL_SQUARE, best_epoch
 from report.run_files import RunFiles, read_run
 from report.scores import REPLICATES, auc_difference, score_with_intervals
@@ -36,6 +36,12 @@ def compare_page(run_dirs: Sequence[Path], *, groups: Path | None = None) -> Pag
         raise UserError("expected different runs to compare, found one of them twice")
     runs = [read_run(path) for path in run_dirs]
     names = unique_names(runs)
+    synthetic = [run.synthetic for run in runs]
+    note = SYNTHETIC_NOTE
+    if any(synthetic) and not all(synthetic):
+        made = ", ".join(name for name, generated in zip(names, synthetic, strict=True) if generated)
+        note = f"SYNTHETIC: of these runs, {made} learned generated data: such figures say nothing about real tissue."
+        names = [f"{name} (SYNTHETIC)" if made else name for name, made in zip(names, synthetic, strict=True)]
     facts: dict[str, Any] = {"runs": names}
     sections = [
         Section("Scores", _scores(runs, names, groups, facts)),
@@ -47,8 +53,9 @@ def compare_page(run_dirs: Sequence[Path], *, groups: Path | None = None) -> Pag
         title=f"{len(runs)} runs compared",
         subtitle=" · ".join(names),
         sections=sections,
-        synthetic=any(run.synthetic for run in runs),
+        synthetic=any(synthetic),
         facts=facts,
+        synthetic_note=note,
     )
 
 
@@ -95,8 +102,11 @@ def _scores(runs: Sequence[RunFiles], names: Sequence[str], groups: Path | None,
             )
         )
     header = ("run", "validation patches", "AUC", "95 % interval", "log loss", "best epoch")
-    caption = "Each on its own validation patches; intervals by patch. Only the table below compares like with like."
-    return [Table("scores", header, rows, caption), *blocks, *_paired(runs, names, groups, facts)]
+    paired = _paired(runs, names, groups, facts)
+    caption = "Each on its own validation patches; intervals by patch."
+    if any(isinstance(block, Table) for block in paired):
+        caption += " The next table compares like with like: the patches that two runs share."
+    return [Table("scores", header, rows, caption), *blocks, *paired]
 
 
 def _paired(runs: Sequence[RunFiles], names: Sequence[str], groups: Path | None, facts: dict[str, Any]) -> list[Block]:
@@ -206,16 +216,30 @@ def _curves(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Block]:
                 epochs=longest["epoch"],
             )
         blocks.insert(0, Picture("curves", figure))
-    rocs = {
-        name: (run.validation.labels, run.validation.probabilities, colour)
+    return [*blocks, *_rocs(runs, names)]
+
+
+def _rocs(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Block]:
+    """ROC curves over each other where all runs validated on the same patches, else side by side."""
+    found = [
+        (run.validation, name, colour)
         for run, name, colour in zip(runs, names, style.RUN_COLOURS, strict=False)
         if run.validation is not None and run.validation.both_classes
-    }
-    if rocs:
+    ]
+    if not found:
+        return []
+    curves = {name: (validation.labels, validation.probabilities, colour) for validation, name, colour in found}
+    if len({frozenset(validation.ids.tolist()) for validation, _, _ in found}) == 1:
         figure, (ax,) = style.new_figure(panel=(PANEL_SQUARE[0] * 1.2, PANEL_SQUARE[1] * 1.2))
-        charts.draw_roc(ax, rocs)
-        blocks.append(Picture("roc", figure, "Each on its own validation patches."))
-    return blocks
+        charts.draw_roc(ax, curves)
+        return [Picture("roc", figure, f"All on the same {len(found[0][0]):,} validation patches.")]
+    columns = min(3, len(found))
+    figure, axes = style.new_figure(columns, -(-len(found) // columns), panel=PANEL_SQUARE)
+    for ax in axes[len(found) :]:
+        style.hide_axes(ax)
+    for ax, (name, curve) in zip(axes, curves.items(), strict=False):
+        charts.draw_roc(ax, {name: curve})
+    return [Picture("roc", figure, "Each on validation patches of its own: not to be compared with each other.")]
 
 
 def _throughput(runs: Sequence[RunFiles], names: Sequence[str], facts: dict[str, Any]) -> list[Block]:
@@ -232,7 +256,7 @@ def _throughput(runs: Sequence[RunFiles], names: Sequence[str], facts: dict[str,
                 f"{rate:,.0f}",
                 share(wait),
                 f"{run.metrics['seconds'].sum():,.0f}",
-                str(run.environment.get("device", "–")),
+                run.device or "–",
             )
         )
     if not rows:
@@ -240,8 +264,9 @@ def _throughput(runs: Sequence[RunFiles], names: Sequence[str], facts: dict[str,
     return [
         Table(
             "throughput",
-            ("run", "images/s", "data wait", "seconds", "device"),
+            ("run", "images/s", "data wait", "training time, s", "device"),
             rows,
-            "Median and mean over the epochs after the first.",
+            "images/s: the median epoch. Data wait: mean share of the time spent waiting for data. Both leave out the"
+            " first epoch, which warms up. Training time: the sum of all epochs, validation included.",
         )
     ]

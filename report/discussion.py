@@ -79,12 +79,11 @@ def _calibration(facts: Mapping[str, Any]) -> list[str]:
     c = facts.get("calibration")
     if not c:
         return []
-    if c["log_loss_after"] >= c["log_loss_before"]:
+    if c["temperature"] != c["fitted_temperature"]:
         return [
             f"Calibration: ECE {c['ece_before']:.3f}. The temperature fitted on one half of validation"
-            f" ({c['temperature']:.2f}) does not lower the log loss of the other half: leave the"
-            " probabilities as"
-            " they are."
+            f" ({c['fitted_temperature']:.2f}) does not help on the other half (ECE {c['ece_after']:.3f}, log loss"
+            f" {c['log_loss_before']:.4f} to {c['log_loss_after']:.4f}): leave the probabilities as they are."
         ]
     side = "overconfident" if c["temperature"] > 1 else "underconfident"
     if c["ece_before"] < POOR_ECE:
@@ -109,20 +108,29 @@ def _slides(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _looks(facts: Mapping[str, Any]) -> list[str]:
-    masking, cam, found = facts.get("masking_auc"), facts.get("grad_cam"), []
+    gap, cam, found = facts.get("centre_over_rim"), facts.get("grad_cam"), []
     if cam and not math.isnan(cam["energy_in_centre"]):
         times = cam["energy_in_centre"] / cam["area_of_centre"]
-        found.append(f"Attention: the central square gets {times:.1f} times the energy that its area would.")
-    if masking:
-        lost = {name: masking["whole patch"] - value for name, value in masking.items()}
-        if lost["centre hidden"] > lost["rim hidden, centre alone"]:
+        found.append(
+            f"Attention: on {cam['patches']:,} patches the central square gets {times:.1f} times the energy that its"
+            " area would."
+        )
+    if gap:
+        measured = (
+            f"AUC of the centre alone minus AUC of the rim alone: {gap['value']:+.3f} (95 %: {gap['low']:+.3f} to"
+            f" {gap['high']:+.3f}, {gap['patches']:,} patches)"
+        )
+        if gap["low"] > 0:
+            found.append(f"The centre matters most, as the label's rule demands. {measured}.")
+        elif gap["high"] < 0:
             found.append(
-                "The centre matters most: hiding it costs more AUC than hiding all else, as the label's rule demands."
+                "The network leans on the surroundings, whose tissue goes along with the label; near misses may fool"
+                f" it. {measured}."
             )
         else:
             found.append(
-                "Hiding the rim costs more AUC than hiding the centre: the network leans on the surroundings,"
-                " whose tissue goes along with the label; near misses may fool it."
+                f"Whether the centre or the rim matters more, these patches do not tell. {measured}; more --patches"
+                " make it surer."
             )
     return found
 

@@ -119,8 +119,11 @@ def section(found: Duplicates) -> Section:
             " all look alike."
             " A patch on both sides of a split flatters the score."
         ),
-        Table("duplicates", ("", "number"), counts),
     ]
+    if groups or len(near.pairs):
+        blocks.append(Table("duplicates", ("", "number"), counts))
+    else:
+        blocks.append(Text("None found: no two patches are equal, and no two nearly so."))
     if not near.complete:
         blocks.append(Note(f"More than {MAX_PAIRS:,} near-duplicate pairs: the search ended there."))
     if groups:

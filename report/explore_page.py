@@ -86,7 +86,7 @@ def _overview(splits: Sequence[SplitData], notes: Sequence[str]) -> Section:
             [
                 table.split,
                 f"{len(table):,}",
-                f"{int(table.labels.sum()):,}" if labelled else "no labels",
+                f"{int(table.labels.sum()):,}" if labelled else "–",
                 share(table.positive_share),
                 f"{split.source.width} × {split.source.height}",
                 split.layouts,
@@ -106,7 +106,7 @@ def _overview(splits: Sequence[SplitData], notes: Sequence[str]) -> Section:
         if table.unlisted:
             points.append(f"{table.split}: {table.unlisted:,} image files that no table names were left out.")
     blocks: list[Block] = [
-        Table("overview", ("split", "patches", "positive", "share", "pixels", "TIFF layout"), rows),
+        Table("overview", ("split", "patches", "positive", "share", "pixels", "files"), rows),
         Points(points),
     ]
     labelled = [split for split in splits if split.table.labels is not None]

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.ndimage import gaussian_filter
 
 from report import charts, style
-from report.page import Block, Gallery, Picture, Section, Table, Text, number, share
+from report.page import Block, Gallery, Picture, Section, Table, Text, centre_of, number, share
 from report.patch_stats import PatchStats
 from report.slides import UNKNOWN
 from report.split_data import SplitData
@@ -15,15 +16,22 @@ NEAR_CONSTANT = 0.02
 """Standard deviation, 0..1, below which a patch shows next to nothing."""
 BLACK_MEAN, WHITE_MEAN = 0.2, 0.9
 """Mean brightness, 0..1, below or above which a near-constant patch counts as black or white."""
+MOST_BINS = 60
 NOTABLE_DRIFT = 0.1
 """Kolmogorov-Smirnov distance from which a difference between train and test is worth a look."""
+_SMOOTHING = 4.0
+"""Pixels (standard deviation) over which the difference of the mean images is smoothed: single pixels are noise."""
+_STAINS = (
+    " Haematoxylin stains nuclei blue, eosin the rest pink; how much of each is computed from the colours (colour"
+    " deconvolution), in units that only compare."
+)
 _SHOWN = 12
 _SHOWN_SLIDES = 30
 FEATURES = {
     "brightness": ("Brightness", "mean of RGB, 0 to 1"),
     "saturation": ("Saturation", "mean saturation (HSV), 0 to 1"),
-    "haematoxylin": ("Haematoxylin", "mean concentration (colour deconvolution), a.u."),
-    "eosin": ("Eosin", "mean concentration (colour deconvolution), a.u."),
+    "haematoxylin": ("Haematoxylin", "mean concentration, arbitrary units"),
+    "eosin": ("Eosin", "mean concentration, arbitrary units"),
 }
 
 
@@ -89,17 +97,27 @@ def mean_images(splits: Sequence[SplitData]) -> Section:
         charts.title_picture(ax, title)
     if labelled:
         negative, positive = labelled[0].stats.mean_images
-        difference = (positive - negative).mean(axis=2)
+        overall, difference = local_difference(negative, positive)
         limit = max(float(np.abs(difference).max()), 1e-9)
         shown = axes[-1].imshow(difference, cmap="PuOr", vmin=-limit, vmax=limit)
         charts.title_picture(axes[-1], "positive - negative")
         figure.colorbar(shown, ax=axes[-1], shrink=0.7, label="levels of 255")
+    if not labelled:
+        return Section("Mean images", [Picture("mean_images", figure, "The mean patch.")])
     caption = (
-        "The mean patch of each class. A spot in the middle of the difference would be the label's rule at work."
-        if labelled
-        else "The mean patch."
+        f"The mean patch of each class. Positive patches differ by {overall:+.1f} levels of 255 overall; the last panel"
+        f" shows where they differ more or less than that, smoothed over {_SMOOTHING:g} pixels: by"
+        f" {difference[centre_of(*difference.shape)].mean():+.1f} in the central square. A spot there would be the"
+        " label's rule at work; blobs all over are chance."
     )
     return Section("Mean images", [Picture("mean_images", figure, caption)])
+
+
+def local_difference(negative: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean images [H, W, 3] -> their overall difference, and [H, W]: what is left of it, smoothed."""
+    difference = (positive - negative).mean(axis=2)
+    overall = float(difference.mean())
+    return overall, gaussian_filter(difference - overall, _SMOOTHING, mode="nearest")
 
 
 def features(splits: Sequence[SplitData]) -> Section:
@@ -108,11 +126,13 @@ def features(splits: Sequence[SplitData]) -> Section:
     by_class = [split for split in splits if split.table.labels is not None]
     if by_class:
         series = {name: (rows, colour, by_class[0]) for name, colour, rows in by_class[0].groups()}
-        blocks.append(Picture("features_by_class", _feature_figure(series), "One value a patch, by class."))
+        blocks.append(Picture("features_by_class", _feature_figure(series), "One value a patch, by class." + _STAINS))
     if len(splits) == 2:
         colours = (style.TRAINING, style.TEST)
         series = {s.table.split: (np.arange(len(s.table)), c, s) for s, c in zip(splits, colours, strict=True)}
-        blocks.append(Picture("features_train_test", _feature_figure(series), "One value a patch, train and test."))
+        blocks.append(
+            Picture("features_train_test", _feature_figure(series), "One value a patch, train and test." + _STAINS)
+        )
         rows, notable = [], []
         for name, (title, _) in FEATURES.items():
             train, test = (feature(split, name) for split in splits)
@@ -139,7 +159,7 @@ def features(splits: Sequence[SplitData]) -> Section:
         )
     elif not by_class:
         series = {splits[0].table.split: (np.arange(len(splits[0].table)), style.TEST, splits[0])}
-        blocks.append(Picture("features", _feature_figure(series), "One value a patch."))
+        blocks.append(Picture("features", _feature_figure(series), "One value a patch." + _STAINS))
     return Section("Colour and stain", blocks)
 
 
@@ -156,7 +176,9 @@ def _feature_figure(series: dict[str, tuple[np.ndarray, str, SplitData]]) -> Fig
         }
         everything = np.concatenate([found for found, _ in values.values()])
         low, high = np.quantile(everything, [0.001, 0.999]) if len(everything) else (0, 1)
-        bins = np.linspace(low, max(high, low + 1e-6), 60)
+        # By the smallest sample (Rice's rule): with more bins than that one can fill, noise looks like a difference.
+        count = int(np.clip(2 * min(len(found) for found, _ in values.values()) ** (1 / 3), 8, MOST_BINS))
+        bins = np.linspace(low, max(high, low + 1e-6), count + 1)
         charts.draw_class_histograms(ax, values, bins=bins, title=title, xlabel=unit)
     return figure
 
@@ -184,7 +206,7 @@ def odd(splits: Sequence[SplitData]) -> Section:
                     positive,
                 ]
             )
-        shown = np.concatenate([found[: _SHOWN // 2] for found in kinds.values()]).astype(int)
+        shown = np.concatenate([examples(found, split.table.labels) for found in kinds.values()]).astype(int)
         if len(shown):
             names = {int(row): kind for kind, found in kinds.items() for row in found}
             captions = [names[int(row)] + _label(split, row) for row in shown]
@@ -204,6 +226,15 @@ def odd(splits: Sequence[SplitData]) -> Section:
     )
     table = Table("odd_patches", ("split", "kind", "patches", "share", "positive"), rows)
     return Section("Blank patches", [text, table, *blocks])
+
+
+def examples(found: np.ndarray, labels: np.ndarray | None, count: int = _SHOWN // 2) -> np.ndarray:
+    """At most ``count`` of the rows ``found``; positive ones take up to half: a blank one labelled so is odd twice."""
+    if labels is None:
+        return found[:count]
+    positive, negative = found[labels[found] == 1], found[labels[found] == 0]
+    of_positive = max(count // 2, count - len(negative))
+    return np.concatenate([positive[:of_positive], negative])[:count]
 
 
 def _label(split: SplitData, row: int) -> str:

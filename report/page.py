@@ -3,6 +3,7 @@
 import base64
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +20,8 @@ from report import style
 
 NOT_MEDICAL = "Not a medical device: not for diagnosis, and not checked for any clinical use."
 SYNTHETIC_NOTE = "SYNTHETIC: made from generated data. Nothing here says anything about real tissue."
-# Tables of names and texts, which read better aligned to the left.
-_WORDY_HEADERS = {("", "value"), ("setting", "value")}
+# A cell that is a number, a range of two or nothing; a column of any other reads better aligned to the left.
+_NUMBER = re.compile(r"[-+–]?([\d.,:]+ ?(%|s|min|h)?)?( to [-+]?[\d.,]+)?")
 _SQUARE_COLOUR = (255, 221, 0)
 
 
@@ -38,6 +39,15 @@ class Note:
 
     text: str
     kind: str = "note"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A line that must not be overlooked: red where something is wrong, green where all is well."""
+
+    text: str
+    good: bool
+    kind: str = "verdict"
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ class Gallery:
     kind: str = "gallery"
 
 
-Block = Text | Note | Points | Picture | Table | Gallery
+Block = Text | Note | Verdict | Points | Picture | Table | Gallery
 
 
 @dataclass(frozen=True)
@@ -109,6 +119,18 @@ class Page:
     synthetic: bool
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What was measured, for whoever goes on from there: the JSON file beside the page."""
+    synthetic_note: str = SYNTHETIC_NOTE
+    """What the stamp says."""
+
+
+def warnings_of(page: Page) -> list[str]:
+    """What stands on the page in red."""
+    return [
+        block.text
+        for section in page.sections
+        for block in section.blocks
+        if isinstance(block, Verdict) and not block.good
+    ]
 
 
 def write_page(page: Page, folder: Path, stem: str) -> list[Path]:
@@ -140,7 +162,7 @@ def write_page(page: Page, folder: Path, stem: str) -> list[Path]:
                 write_csv(written[-1], ("id", "caption"), zip(block.ids, block.captions, strict=True))
         views.append({"title": section.title, "blocks": blocks})
     written.append(_place(folder, "", f"{stem}.json"))
-    stamp = {"synthetic": page.synthetic, **({"note": SYNTHETIC_NOTE} if page.synthetic else {})}
+    stamp = {"synthetic": page.synthetic, **({"note": page.synthetic_note} if page.synthetic else {})}
     write_json(written[-1], plain({**stamp, **page.facts}))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("report"),
@@ -154,7 +176,7 @@ def write_page(page: Page, folder: Path, stem: str) -> list[Path]:
         subtitle=page.subtitle,
         sections=views,
         synthetic=page.synthetic,
-        synthetic_note=SYNTHETIC_NOTE,
+        synthetic_note=page.synthetic_note,
         not_medical=NOT_MEDICAL,
     )
     written.append(_place(folder, "", f"{stem}.html"))
@@ -243,8 +265,13 @@ def _view(block: Block, synthetic: bool) -> dict[str, Any]:
             "rows": block.rows[: block.shown],
             "caption": block.caption,
             "folded": block.folded,
-            "wordy": tuple(block.header) in _WORDY_HEADERS,
+            "words": [
+                any(not _NUMBER.fullmatch(str(cell)) for cell in column) for column in zip(*block.rows, strict=True)
+            ]
+            or [True] * len(block.header),
         }
+    if isinstance(block, Verdict):
+        return {"kind": block.kind, "text": block.text, "good": block.good}
     return {"kind": block.kind, "text": getattr(block, "text", ""), "points": getattr(block, "items", ())}
 
 

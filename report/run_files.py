@@ -1,6 +1,7 @@
 """A run folder, read leniently: what is there, and one line on each thing that is not."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,20 @@ METRIC_COLUMNS = (
     "data_wait",
     "seconds",
 )
+
+
+# What training leaves in a run's folder; a folder that holds other things and none of these is no run.
+_RUN_FILES = (
+    "config.json",
+    "environment.json",
+    "metrics.csv",
+    "validation.csv",
+    "split.csv",
+    "best.safetensors",
+    "last.pt",
+)
+# What python -m report leaves in an empty one.
+_OF_REPORTS = {"plots", "tables", "report.html", "report.json"}
 
 
 @dataclass(frozen=True)
@@ -74,11 +89,21 @@ class RunFiles:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Settings as {field: value}, sections left out; {} without config.json."""
+        """Settings as {flag of train.py: value}, sections left out; {} without config.json."""
         sections = self.config.get("settings")
         if not isinstance(sections, dict):
             return {}
-        return {name: value for part in sections.values() if isinstance(part, dict) for name, value in part.items()}
+        return {
+            "model" if name == "name" else name: value
+            for part in sections.values()
+            if isinstance(part, dict)
+            for name, value in part.items()
+        }
+
+    @property
+    def device(self) -> str:
+        """What it was trained on; empty without environment.json."""
+        return re.sub(r"\b1 threads$", "1 thread", str(self.environment.get("device") or ""))
 
     @property
     def weights(self) -> Path:
@@ -90,12 +115,21 @@ def read_run(path: str | Path) -> RunFiles:
     """Read a run folder; what is missing or damaged is named in ``missing``, not raised.
 
     Raises:
-        UserError: ``path`` is no folder.
+        UserError: ``path`` is no folder, or one that holds other things than a run.
     """
     path = Path(path)
     if not path.is_dir():
         found = "a file" if path.exists() else "nothing there"
         raise UserError(f"{path}: expected the folder of a run, found {found}")
+    try:
+        names = sorted(entry.name for entry in path.iterdir())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if set(names) - _OF_REPORTS and not set(names) & set(_RUN_FILES):
+        raise UserError(
+            f"{path}: expected the folder of a run, with config.json and metrics.csv, found {', '.join(names[:4])}"
+            f"{', …' if len(names) > 4 else ''}; a run lies where train.py wrote it, such as runs/NAME"
+        )
     missing: list[str] = []
 
     def attempt(name: str, read: Any, otherwise: Any) -> Any:

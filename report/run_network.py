@@ -101,7 +101,7 @@ def sections(
             "What the network looks at",
             _attribution(network, validation, chosen=chosen, pixels=pixels, labels=labels, views=views, facts=facts),
         ),
-        Section("Test-time augmentation", _views(views, labels, facts)),
+        Section("Test-time augmentation", _views(views, labels, len(validation), facts)),
     ]
 
 
@@ -175,58 +175,84 @@ def _attribution(
     rows, columns = centre_of(*pixels.shape[1:3])
     area = (rows.stop - rows.start) * (columns.stop - columns.start) / (pixels.shape[1] * pixels.shape[2])
     shown = np.concatenate([np.flatnonzero(labels[few] == label)[: CAMS // 2] for label in (0, 1)])
-    titles = [
-        f"p {validation.probabilities[chosen[few[i]]]:.2f}, label {labels[few[i]]}\ncentre {share(energy[i], 0)}"
-        for i in shown
+    places = chosen[few[shown]]
+    ids, p = validation.ids[places].tolist(), validation.probabilities[places]
+    listed_cams = [
+        (identifier, int(labels[few[i]]), f"{probability:.3f}", share(energy[i], 0))
+        for identifier, probability, i in zip(ids, p, shown, strict=True)
     ]
-    ids = ", ".join(validation.ids[chosen[few[shown]]].tolist())
     mean_energy = float(np.nanmean(energy)) if np.isfinite(energy).any() else float("nan")
     facts["grad_cam"] = {"patches": len(few), "energy_in_centre": mean_energy, "area_of_centre": area}
     blocks: list[Block] = [
         Picture(
             "grad_cam",
-            cam_figure(pixels[few[shown]], cams[shown], titles),
-            f"Grad-CAM: what spoke for the predicted class, in yellow; the square is the centre. Patches: {ids}",
+            cam_figure(pixels[few[shown]], cams[shown], listed_cams),
+            "Grad-CAM: each patch beside itself with what spoke for the predicted class in yellow; the square is the"
+            " centre, with its share of the yellow above it.",
         ),
+        Table("grad_cam", ("id", "label", "p", "in the centre"), listed_cams, "Their ids, to copy", folded=True),
         Text(
             f"On average {share(mean_energy)} of the energy lies inside the central square (over"
-            f" {len(few):,} patches),"
-            f" which is {share(area)} of the area."
+            f" {len(few):,} patches), which is {share(area)} of the area."
         ),
     ]
     if len(np.unique(labels)) == 2:
-        aucs = {
-            "whole patch": _auc(labels, views[0]),
-            "centre hidden": _auc(labels, masked_logits(network, pixels, hide="centre")),
-            "rim hidden, centre alone": _auc(labels, masked_logits(network, pixels, hide="rim")),
-        }
-        facts["masking_auc"] = aucs
-        listed = [(name, number(value), number(value - aucs["whole patch"])) for name, value in aucs.items()]
-        blocks.append(
-            Table(
-                "masking",
-                ("", "AUC", "change"),
-                listed,
-                f"{len(labels):,} validation patches; what is hidden becomes the data set's mean colour.",
-            )
-        )
+        blocks.append(_masking(network, pixels, labels, views[0], len(validation), facts))
     else:
         blocks.append(Note("These patches have one label only: what masking does to the AUC cannot be said."))
     return blocks
 
 
-def cam_figure(patches_u8: np.ndarray, cams: np.ndarray, titles: Sequence[str]) -> Figure:
-    """Patches with their maps laid over them, the central square outlined."""
-    columns = min(4, max(len(titles), 1))
-    figure, axes = style.new_figure(columns, max(1, -(-len(titles) // columns)), panel=(2.3, 2.75))
-    for ax in axes[len(titles) :]:
+def _masking(
+    network: Network, pixels: np.ndarray, labels: np.ndarray, whole: np.ndarray, of: int, facts: dict[str, Any]
+) -> Table:
+    """What hiding the centre or the rim does to the AUC, with intervals."""
+    logits = {
+        "whole patch": whole,
+        "centre hidden": masked_logits(network, pixels, hide="centre"),
+        "rim hidden, centre alone": masked_logits(network, pixels, hide="rim"),
+    }
+    facts["masking_auc"] = {name: _auc(labels, found) for name, found in logits.items()}
+    hidden, alone = list(logits.values())[1:]
+    gap = auc_difference(labels, _sigmoid(hidden), _sigmoid(alone))
+    facts["centre_over_rim"] = {**vars(gap), "patches": len(labels)}
+    rows = []
+    for name, found in logits.items():
+        change = auc_difference(labels, _sigmoid(whole), _sigmoid(found))
+        interval = "" if found is whole else f"{change.low:+.4f} to {change.high:+.4f}"
+        rows.append((name, number(_auc(labels, found)), "" if found is whole else f"{change.value:+.4f}", interval))
+    return Table(
+        "masking",
+        ("", "AUC", "change", "95 % interval of the change"),
+        rows,
+        f"{_which(labels, of)} What is hidden becomes the data set's mean colour. Intervals: paired bootstrap by"
+        " patch.",
+    )
+
+
+def _which(labels: np.ndarray, of: int) -> str:
+    """Which patches a table is of, and why its AUC is not that of the page's head."""
+    if len(labels) == of:
+        return f"All {of:,} validation patches, asked anew, in one view each."
+    return (
+        f"{len(labels):,} of the {of:,} validation patches, drawn at random (--patches): their AUC is not that of all"
+        " under Performance, and what counts here is the change."
+    )
+
+
+def cam_figure(patches_u8: np.ndarray, cams: np.ndarray, rows: Sequence[tuple[str, int, str, str]]) -> Figure:
+    """Patches, each beside itself under its map; ``rows`` say id, label, p and the centre's share."""
+    pairs = min(2, max(len(rows), 1))
+    figure, axes = style.new_figure(2 * pairs, max(1, -(-len(rows) // pairs)), panel=(2.3, 2.75))
+    for ax in axes[2 * len(rows) :]:
         style.hide_axes(ax)
-    for ax, patch, cam, title in zip(axes, patches_u8, cams, titles, strict=False):
-        charts.draw_attribution(ax, patch, cam, title)
+    for i, (identifier, label, p, centre) in enumerate(rows):
+        charts.draw_patch(axes[2 * i], patches_u8[i], f"label {label}, p {p}", below=identifier)
+        charts.draw_attribution(axes[2 * i + 1], patches_u8[i], cams[i], f"in the centre: {centre}")
     return figure
 
 
-def _views(logits: np.ndarray, labels: np.ndarray, facts: dict[str, Any]) -> list[Block]:
+def _views(logits: np.ndarray, labels: np.ndarray, of: int, facts: dict[str, Any]) -> list[Block]:
     if len(np.unique(labels)) < 2:
         return [Note("These patches have one label only: the gain of several views cannot be said.")]
     found = {views: Scorer(labels, _sigmoid(logits[:views].mean(axis=0)))() for views in TTA_VIEWS}
@@ -248,9 +274,8 @@ def _views(logits: np.ndarray, labels: np.ndarray, facts: dict[str, Any]) -> lis
             "tta",
             ("views", "AUC", "gain", "log loss", "change"),
             rows,
-            f"Mean logit over 1, 2, 4 and all 8 flips and quarter turns (predict.py --tta), {len(labels):,}"
-            f" validation patches. 95 % interval of the gain of eight: {gain.low:+.4f} to {gain.high:+.4f}"
-            " (paired bootstrap by patch).",
+            f"Mean logit over 1, 2, 4 and all 8 flips and quarter turns (predict.py --tta). {_which(labels, of)} 95 %"
+            f" interval of the gain of eight: {gain.low:+.4f} to {gain.high:+.4f} (paired bootstrap by patch).",
         )
     ]
 

@@ -1,5 +1,6 @@
 """A run folder -> report.html: what was trained, how good it is, how sure that is, and what to try."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from pipeline.errors import UserError
 from report import charts, discussion, run_network, run_scores, style
 from report.calibration import CalibrationResult, calibrate, write_calibration
-from report.page import NOT_MEDICAL, Block, Note, Page, Picture, Points, Section, Table, Text, write_page
+from report.page import Block, Note, Page, Picture, Points, Section, Table, Text, write_page
 from report.plots import best_epoch, write_run_plots
 from report.run_files import RunFiles, read_run
 from report.slides import UNKNOWN, read_slides
@@ -48,16 +49,16 @@ def run_page(
     else:
         # Patches without a slide are drawn one by one in the bootstrap, like a slide of one patch.
         units = None if slides is None else np.where(slides == UNKNOWN, validation.ids, slides)
-        sections.append(Section("Performance", run_scores.performance(validation, units, facts)))
+        performance = run_scores.performance(validation, units, facts)
+        sections.append(Section("Performance", [*performance, *map(Note, slide_notes)]))
         sections.append(Section("Decisions", run_scores.decisions(validation, facts)))
         calibrated = calibrate(validation.labels, validation.probabilities, units)
         if isinstance(calibrated, CalibrationResult):
             write_calibration(run.path, calibrated.calibration)
             facts["calibration"] = vars(calibrated.calibration)
         sections.append(Section("Calibration", run_scores.calibration(calibrated)))
-        sections.append(
-            Section("Slides", [*run_scores.slide_table(validation, slides, facts), *map(Note, slide_notes)])
-        )
+        if slides is not None:
+            sections.append(Section("Slides", run_scores.slide_table(validation, slides, facts)))
         sections += run_network.sections(run, validation, data_dir, patches, facts)
     sections.append(Section("Throughput", _throughput(run, facts)))
     sections.append(Section("Discussion", [Points(discussion.points(facts))]))
@@ -84,11 +85,20 @@ def write_run_report(run_dir: Path, *, out: Path | None = None, **options: Any) 
 
 def _subtitle(run: RunFiles) -> str:
     parts = [
-        str(run.settings.get("name", "")),
-        str(run.environment.get("device", "")),
-        str(run.environment.get("started", "")),
+        str(run.settings.get("model", "")),
+        run.device,
+        _moment(str(run.environment.get("started", ""))),
     ]
     return " · ".join(part for part in parts if part)
+
+
+def _moment(text: str) -> str:
+    """2026-11-23T18:44:05+00:00 -> 23 November 2026, 18:44 (UTC+00:00); what is no such time stays as it is."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return f"{found.day} {found:%B %Y, %H:%M}" + (f" ({found.tzname()})" if found.tzinfo else "")
 
 
 def _slides_of(run: RunFiles, groups: Path | None) -> tuple[np.ndarray | None, list[str]]:
@@ -111,7 +121,7 @@ def _trained(run: RunFiles, facts: dict[str, Any]) -> list[Block]:
     config, settings, environment = run.config, run.settings, run.environment
     patches, positive = config.get("train_patches"), config.get("train_positive_share")
     rows = [
-        ("network", settings.get("name")),
+        ("network", settings.get("model")),
         ("data", settings.get("data_dir")),
         (
             "training patches",
@@ -127,9 +137,9 @@ def _trained(run: RunFiles, facts: dict[str, Any]) -> list[Block]:
             f"{len(run.metrics)} of {settings['epochs']}" if "epochs" in settings else len(run.metrics),
         ),
         ("training time", _duration(run.metrics["seconds"].sum()) if len(run.metrics) else None),
-        ("device", environment.get("device")),
+        ("device", run.device or None),
         ("number format", environment.get("precision")),
-        ("program", environment.get("commit")),
+        ("version of the program", _version(environment.get("commit"))),
         ("command", environment.get("command")),
     ]
     blocks: list[Block] = [Table("run", ("", "value"), [(k, v) for k, v in rows if v is not None])]
@@ -167,7 +177,7 @@ def _course(run: RunFiles, facts: dict[str, Any]) -> list[Block]:
     }
     blocks: list[Block] = [
         Picture(
-            "training",
+            "course_of_training",
             figure,
             "Training values are of the network at work (dropout on, patches augmented); validation is"
             " of its averaged weights. So training can look worse than validation.",
@@ -204,7 +214,7 @@ def _throughput(run: RunFiles, facts: dict[str, Any]) -> list[Block]:
         unit="share of training time",
         best_epoch=None,
     )
-    left.set_ylim(bottom=0)
+    left.set_ylim(0, max(1.0, float(run.metrics["images_per_s"].max()) * 1.1))
     right.set_ylim(0, max(0.05, float(run.metrics["data_wait"].max()) * 1.1))
     first = " The first epoch, which warms up, is left out." if len(run.metrics) > 1 else ""
     return [
@@ -215,7 +225,6 @@ def _throughput(run: RunFiles, facts: dict[str, Any]) -> list[Block]:
 
 def _limits(run: RunFiles) -> list[str]:
     limits = [
-        NOT_MEDICAL,
         "Scores are of patches like those it was trained on: another hospital, scanner, stain or organ can"
         " differ"
         " much. Measure there before relying on anything.",
@@ -230,6 +239,13 @@ def _limits(run: RunFiles) -> list[str]:
     if run.synthetic:
         limits.append("The data is SYNTHETIC: the scores say that the program works, and nothing about tissue.")
     return limits
+
+
+def _version(commit: Any) -> str | None:
+    """What environment.json says of the git commit, for a reader."""
+    if not isinstance(commit, str) or not commit:
+        return None
+    return f"git commit {commit.rstrip('+')[:12]}" + (", with changes of its own" if commit.endswith("+") else "")
 
 
 def _duration(seconds: float) -> str:

@@ -56,7 +56,7 @@ def performance(validation: Validation, units: np.ndarray | None, facts: dict[st
     figure, (left, right) = style.new_figure(2, panel=PANEL_SQUARE)
     charts.draw_roc(left, {"validation": (labels, p, style.VALIDATION)})
     charts.draw_precision_recall(right, {"validation": (labels, p, style.VALIDATION)}, labels.mean())
-    blocks.append(Picture("curves", figure))
+    blocks.append(Picture("roc_and_precision_recall", figure))
     figure, (ax,) = style.new_figure(panel=(7.0, 3.0))
     series = {name: (p[labels == c], style.CLASS_COLOURS[c]) for c, name in enumerate(style.CLASS_NAMES)}
     charts.draw_class_histograms(
@@ -66,7 +66,7 @@ def performance(validation: Validation, units: np.ndarray | None, facts: dict[st
         title="Predictions by true class",
         xlabel="predicted probability of tumour",
     )
-    blocks.append(Picture("predictions", figure))
+    blocks.append(Picture("predictions_by_class", figure))
     return blocks
 
 
@@ -87,10 +87,11 @@ def decisions(validation: Validation, facts: dict[str, Any]) -> list[Block]:
     rows = [(d.name, number(d.threshold), share(d.sensitivity), share(d.specificity), share(d.accuracy)) for d in found]
     blocks: list[Block] = [
         Picture(
-            "confusions",
+            "confusion_by_threshold",
             figure,
             "Confusion matrices: at 0.5, at Youden's threshold (sensitivity plus specificity"
-            " highest) and where 95 % of the positive patches are found."
+            " highest) and where 95 % of the positive patches are found. Each percentage is of the true class:"
+            " a row adds up to 100 %."
             if len(found) > 1
             else "Confusion matrix at 0.5.",
         ),
@@ -134,10 +135,13 @@ def calibration(result: CalibrationResult | str) -> list[Block]:
                 ("expected calibration error", number(c.ece_before), number(c.ece_after)),
                 ("log loss, nats", number(c.log_loss_before), number(c.log_loss_after)),
             ],
-            f"Temperature {c.temperature:.3f}: fitted on {c.fitted_on:,} validation patches, shown on the"
-            " other"
-            f" {c.shown_on:,}. It is kept in calibration.json for predict.py --calibrated; it changes no"
-            " AUC.",
+            f"Temperature {c.fitted_temperature:.3f}: fitted on {c.fitted_on:,} validation patches, shown on the"
+            f" other {c.shown_on:,}. "
+            + (
+                "It is kept in calibration.json for predict.py --calibrated; it changes no AUC."
+                if c.helps
+                else "It does not help there, so calibration.json keeps 1: the probabilities stay as they are."
+            ),
         ),
     ]
 

@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.dataset import PatchTable, open_dataset
+from pipeline import submission
+from pipeline.dataset import Dataset, PatchTable, open_dataset
 from pipeline.errors import UserError
 from pipeline.open import open_source
 from pipeline.settings import InputSettings
 from pipeline.verify import iterate_pixels
 from report import charts, style
-from report.page import Block, Gallery, Note, Page, Picture, Section, Table, Text, number, share
-from report.run_files import read_run
+from report.page import Block, Gallery, Note, Page, Picture, Section, Table, Text, Verdict, number, share
+from report.run_files import RunFiles, read_run
 
 SHOWN = 6
 
@@ -50,7 +51,10 @@ def submission_page(
     runs = [read_run(run_dir) for run_dir in run_dirs]
     dataset = None if data_dir is None else open_dataset(data_dir, skip_missing=True)
     synthetic = any(run.synthetic for run in runs) or (dataset is not None and dataset.synthetic)
-    sections = [Section("Predictions", _predictions(p, hard, runs, facts))]
+    sections = [
+        Section("Is it valid?", _validity(path, dataset, runs, facts)),
+        Section("Predictions", _predictions(p, hard, runs, facts)),
+    ]
     if dataset is None:
         sections.append(
             Section("Patches", [Note("No --data-dir was given: the patches cannot be shown."), *_tables(ids, p)])
@@ -64,6 +68,26 @@ def submission_page(
         synthetic=synthetic,
         facts=facts,
     )
+
+
+def _validity(path: Path, dataset: Dataset | None, runs: Sequence[RunFiles], facts: dict[str, Any]) -> list[Block]:
+    """Whether Kaggle would take the file, and whether it is of the data that it is held against."""
+    if dataset is None:
+        return [Note("No --data-dir was given: which ids Kaggle expects is not known.")]
+    expected = dataset.sample_ids or dataset.require_test().ids.tolist()
+    blocks: list[Block] = []
+    try:
+        odd = submission.check_submission(submission.read_submission(path), expected, where=path.name)
+        blocks += [Verdict(text, good=False) for text in odd]
+        blocks.append(Verdict(f"Valid: {len(expected):,} predictions, every id once and in order.", good=True))
+    except UserError as error:
+        blocks.append(Verdict(f"Not valid for {dataset.root}: {error}", good=False))
+    facts["valid"] = blocks[-1].good
+    for run in runs:
+        if run.config and run.synthetic != dataset.synthetic:
+            learned, predicted = ("SYNTHETIC" if which else "real" for which in (run.synthetic, dataset.synthetic))
+            blocks.insert(0, Verdict(f"{run.name} learned from {learned} patches; these are {predicted}.", good=False))
+    return blocks
 
 
 def read_submission(path: Path) -> pd.DataFrame:

@@ -10,10 +10,10 @@ import pytest
 from skimage.color import rgb2hed, rgb2hsv
 from tests_support import kaggle_tiff, random_patches, write_kaggle_folder
 
-from explore import ExploreSettings, explore
+from explore import ExploreSettings, describe_layouts, explore
 from pipeline.errors import UserError
 from report.duplicates import contradictions, exact_groups, near_duplicates
-from report.explore_sections import ks_distance, odd_patches
+from report.explore_sections import examples, ks_distance, local_difference, odd_patches
 from report.patch_stats import PatchStats, measure_chunk, measure_patches, sha1_hex
 
 
@@ -112,6 +112,30 @@ def test_blank_patches_are_told_apart() -> None:
     assert found == {"black": [0], "white": [1, 3], "blank, of another colour": [2], "near-constant": []}
 
 
+def test_a_blank_patch_labelled_positive_is_among_the_examples() -> None:
+    labels = np.zeros(50, int)
+    labels[[40, 45]] = 1
+    found = np.arange(10, 50)
+    assert examples(found, labels).tolist() == [40, 45, 10, 11, 12, 13]
+    assert examples(found[-5:], np.ones(50, int)).tolist() == [45, 46, 47, 48, 49]
+    assert examples(found, None).tolist() == [10, 11, 12, 13, 14, 15]
+
+
+def test_difference_of_mean_images_shows_a_spot_and_not_the_overall_difference(rng: np.random.Generator) -> None:
+    negative = rng.normal(150, 1, (96, 96, 3))
+    positive = negative - 8 + rng.normal(0, 1, (96, 96, 3))
+    positive[32:64, 32:64] += 3
+    overall, local = local_difference(negative, positive)
+    assert overall == pytest.approx(-8 + 3 / 9, abs=0.1) and local.mean() == pytest.approx(0, abs=0.1)
+    assert local[40:56, 40:56].min() > 2 and np.abs(local[:16, :16] + 1 / 3).max() < 0.5
+
+
+def test_layouts_are_told_in_plain_words() -> None:
+    assert describe_layouts({"uncompressed strip": 5}, 5, 5) == "all uncompressed TIFF"
+    told = describe_layouts({"uncompressed strip": 5, "LZW compression": 15}, 20, 900)
+    assert told == "LZW compression: 15, uncompressed TIFF: 5 (20 files looked at, drawn at random)"
+
+
 def test_distance_of_distributions() -> None:
     a = np.linspace(0, 1, 1000)
     assert ks_distance(a, a) == 0 and ks_distance(a, a + 2) == 1
@@ -136,6 +160,7 @@ def test_page_and_files(kaggle_folder: Path, tmp_path: Path) -> None:
     assert facts["drift_ks"].keys() == {"brightness", "saturation", "haematoxylin", "eosin"}
     assert (out / "plots" / "intensities.png").read_bytes().startswith(b"\x89PNG")
     assert "SYNTHETIC" not in html and "every id is the SHA-1" in html
+    assert "None found: no two patches are equal" in html and "pairs of near-duplicates" not in html
 
 
 def test_slides_contradictions_border_and_stamp(tmp_path: Path) -> None:

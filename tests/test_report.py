@@ -42,7 +42,6 @@ def test_full_run_shows_every_section(full_page: tuple[str, dict, Path], run: Pa
         "Performance",
         "Decisions",
         "Calibration",
-        "Slides",
         "Most confident mistakes",
         "What the network looks at",
         "Test-time augmentation",
@@ -51,14 +50,15 @@ def test_full_run_shows_every_section(full_page: tuple[str, dict, Path], run: Pa
         "Limits of use",
     ):
         assert f"<h2>{title}</h2>" in html
-    assert "Not a medical device" in html and "SYNTHETIC" not in html
+    assert html.count("Not a medical device") == 1 and "SYNTHETIC" not in html
+    assert "<h2>Slides</h2>" not in html and "No file of slides was given" in html
     assert facts["scores"]["auc"]["low"] < facts["scores"]["auc"]["value"] < facts["scores"]["auc"]["high"]
     assert set(facts["tta"]) == {"1", "2", "4", "8"}
     assert set(facts["masking_auc"]) == {"whole patch", "centre hidden", "rim hidden, centre alone"}
     assert 0 <= facts["grad_cam"]["energy_in_centre"] <= 1
     kept = json.loads((run / "calibration.json").read_text())
-    assert kept["temperature"] > 0 and kept["fitted_on"] + kept["shown_on"] == 200
-    for name in ("training", "curves", "confusions", "reliability", "grad_cam"):
+    assert kept["temperature"] in (1, kept["fitted_temperature"]) and kept["fitted_on"] + kept["shown_on"] == 200
+    for name in ("course_of_training", "roc_and_precision_recall", "confusion_by_threshold", "reliability", "grad_cam"):
         assert (out / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -89,10 +89,32 @@ def test_empty_folder_gets_a_page(tmp_path: Path) -> None:
     assert write_run_plots(tmp_path) == []
 
 
+def test_a_folder_of_other_things_is_no_run(run: Path, kaggle_folder: Path, tmp_path: Path) -> None:
+    for what in ((kaggle_folder,), (run, kaggle_folder)):
+        with pytest.raises(UserError, match=r"expected the folder of a run, .* found .*sample_submission\.csv"):
+            report(ReportSettings(what, out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists() and not (kaggle_folder / "report.html").exists()
+
+
+def test_tables_of_a_part_of_validation_say_so_and_give_intervals(full_page: tuple[str, dict, Path]) -> None:
+    html, facts, out = full_page
+    assert html.count("60 of the 200 validation patches, drawn at random") == 2
+    with open(out / "tables" / "masking.csv", newline="") as file:
+        assert all(" to " in row["95 % interval of the change"] for row in list(csv.DictReader(file))[1:])
+    gap = facts["centre_over_rim"]
+    assert gap["patches"] == 60 and gap["low"] <= gap["value"] <= gap["high"]
+    with open(out / "tables" / "grad_cam.csv", newline="") as file:
+        assert {row["label"] for row in csv.DictReader(file)} == {"0", "1"}
+
+
 def test_run_cut_short(tmp_path: Path, kaggle_folder: Path) -> None:
     folder = write_run(tmp_path / "r", kaggle_folder, epochs=1, weights=False)
     html = _page(folder)
-    assert "One epoch only" in html and "cut short: 1 of 4 epochs" in html and "no epoch of this run has ended" in html
+    assert (
+        "One epoch only" in html
+        and "cut short: 1 of 4 epochs" in html
+        and "expected a run folder whose first epoch has ended" in html
+    )
 
 
 def test_single_class_in_validation(tmp_path: Path, kaggle_folder: Path) -> None:
@@ -172,7 +194,8 @@ def test_comparison(tmp_path: Path, run: Path, kaggle_folder: Path) -> None:
     other = write_run(tmp_path / "other", kaggle_folder, lr=0.01, seed=1, weights=False)
     path = report(ReportSettings((run, other), out=tmp_path / "cmp"))
     html, facts = path.read_text(), json.loads((tmp_path / "cmp" / "comparison.json").read_text())
-    assert "<td>lr</td>" in html and "<td>dropout</td>" not in html
+    assert ">lr</td>" in html and ">dropout</td>" not in html
+    assert "like with like" in html and "same 200 validation patches" in html
     difference = facts["auc_difference"]["other"]
     scores = {name: found["auc"]["value"] for name, found in facts["scores"].items()}
     assert difference["value"] == pytest.approx(scores["other"] - scores["full"]) and difference["patches"] == 200
@@ -191,6 +214,18 @@ def test_comparison_warns_of_trained_patches_and_takes_broken_runs(tmp_path: Pat
         report(ReportSettings((run, run), out=tmp_path / "cmp"))
 
 
+def test_comparison_names_the_synthetic_run_and_keeps_curves_of_other_patches_apart(
+    tmp_path: Path, run: Path, kaggle_folder: Path
+) -> None:
+    other = write_run(tmp_path / "made", kaggle_folder, synthetic=True, weights=False)
+    v = read_run(other).validation
+    write_validation(other, np.char.add("x", v.ids), v.labels, v.probabilities)
+    html = report(ReportSettings((run, other), out=tmp_path / "cmp")).read_text()
+    assert "of these runs, made learned generated data" in html and '<td class="words">made (SYNTHETIC)</td>' in html
+    assert "full (SYNTHETIC)" not in html
+    assert "like with like" not in html and "not to be compared with each other" in html
+
+
 def _submission(path: Path, kaggle_folder: Path) -> list[str]:
     ids = [line.split(",")[0] for line in (kaggle_folder / "sample_submission.csv").read_text().splitlines()[1:]]
     path.write_text("id,label\n" + "".join(f"{i},{n / 29:.4f}\n" for n, i in enumerate(ids)))
@@ -201,18 +236,31 @@ def test_submission(tmp_path: Path, kaggle_folder: Path, run: Path) -> None:
     ids = _submission(tmp_path / "s.csv", kaggle_folder)
     settings = ReportSettings((tmp_path / "s.csv",), data_dir=kaggle_folder, run=(run,), cache_dir=tmp_path / "cache")
     html = report(settings).read_text()
-    assert "validation of full" in html
+    assert "validation of full" in html and "Valid: 30 predictions" in html and 'class="bad"' not in html
     with open(tmp_path / "s-report" / "tables" / "certain_positive.csv", newline="") as file:
         assert [row["id"] for row in csv.DictReader(file)] == ids[:-7:-1]
     with open(tmp_path / "s-report" / "tables" / "uncertain.csv", newline="") as file:
         assert {row["id"] for row in csv.DictReader(file)} == set(ids[12:18])
 
 
-def test_submission_with_labels_gaps_or_no_data(tmp_path: Path, kaggle_folder: Path) -> None:
+def test_submission_of_a_run_on_other_data_is_said(
+    tmp_path: Path, kaggle_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _submission(tmp_path / "s.csv", kaggle_folder)
+    made = write_run(tmp_path / "made", kaggle_folder, synthetic=True, weights=False)
+    report(ReportSettings((tmp_path / "s.csv",), data_dir=kaggle_folder, run=(made,), cache_dir=tmp_path / "cache"))
+    assert "warning: made learned from SYNTHETIC patches; these are real." in capsys.readouterr().err
+
+
+def test_submission_with_labels_gaps_or_no_data(
+    tmp_path: Path, kaggle_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "s.csv"
     ids = _submission(path, kaggle_folder)
     path.write_text("id,label\n" + "".join(f"{i},{n % 2}\n" for n, i in enumerate(ids[:20])) + "foreign,1\n")
     html = report(ReportSettings((path,), data_dir=kaggle_folder, cache_dir=tmp_path / "cache")).read_text()
+    assert html.index('class="bad"') < html.index("<h2>Predictions") and "Not valid for" in html
+    assert "warning: Not valid for" in capsys.readouterr().err
     assert "1 of 21 ids are not among" in html and "10 test patches have no prediction" in html and "0 or 1" in html
     assert "No --data-dir was given" in report(ReportSettings((path,))).read_text()
 
@@ -252,17 +300,19 @@ def test_discussion_follows_the_facts() -> None:
     assert "cut short" in says(epochs=5, epochs_planned=9, best_epoch=5, best=row, last=row)
     calibration = {
         "temperature": 2.0,
+        "fitted_temperature": 2.0,
         "ece_before": 0.1,
         "ece_after": 0.02,
         "log_loss_before": 0.5,
         "log_loss_after": 0.4,
     }
     assert "overconfident" in says(calibration=calibration)
-    assert "underconfident" in says(calibration={**calibration, "temperature": 0.6})
-    assert "leave the probabilities" in says(calibration={**calibration, "log_loss_after": 0.6})
+    assert "underconfident" in says(calibration={**calibration, "temperature": 0.6, "fitted_temperature": 0.6})
+    assert "leave the probabilities" in says(calibration={**calibration, "temperature": 1.0})
     assert "--tta 8" in says(tta_gain={"value": 0.01, "low": 0.005, "high": 0.02})
     assert "may be chance" in says(tta_gain={"value": 0.01, "low": -0.005, "high": 0.02})
-    masking = {"whole patch": 0.95, "centre hidden": 0.7, "rim hidden, centre alone": 0.9}
-    assert "centre matters most" in says(masking_auc=masking)
-    assert "surroundings" in says(masking_auc={**masking, "centre hidden": 0.94})
+    gap = {"value": 0.2, "low": 0.1, "high": 0.3, "patches": 100}
+    assert "centre matters most" in says(centre_over_rim=gap)
+    assert "surroundings" in says(centre_over_rim={**gap, "value": -0.2, "low": -0.3, "high": -0.1})
+    assert "do not tell" in says(centre_over_rim={**gap, "value": 0.0, "low": -0.1})
     assert "waiting for data" in says(data_wait=0.4)

@@ -97,6 +97,20 @@ def test_fitting_finds_the_temperature_that_spoiled_the_probabilities(temperatur
         assert result.calibration.ece_before > 2 * result.calibration.ece_after
 
 
+def test_a_temperature_that_does_not_help_the_other_half_is_not_kept() -> None:
+    labels, probabilities = predictions(400)
+    rng = np.random.default_rng(0)
+    half = rng.permutation(400) % 2 == 0  # as calibrate draws them
+    probabilities = np.where(half, apply_temperature(probabilities, 3.0), apply_temperature(probabilities, 0.5))
+    found = calibrate(labels, probabilities)
+    assert isinstance(found, CalibrationResult)
+    c = found.calibration
+    assert c.fitted_temperature < 0.9 and c.log_loss_after > c.log_loss_before
+    assert c.temperature == 1 and not c.helps
+    kept = calibrate(labels, apply_temperature(predictions(400)[1], 3.0)).calibration
+    assert kept.helps and kept.temperature == kept.fitted_temperature < 0.9
+
+
 def test_halves_of_a_calibration_share_no_slide_and_too_little_is_said() -> None:
     labels, probabilities = predictions(400)
     slides = np.repeat([f"s{i}" for i in range(10)], 40)
