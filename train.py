@@ -7,6 +7,7 @@ torchrun --nproc-per-node=N train.py ...           trains with N processes on th
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 from pipeline.command import run_command
 from pipeline.files import write_json
@@ -21,7 +22,7 @@ from training.distributed import World
 from training.interrupt import Stopped, StopRequest
 from training.loop import Trainer
 from training.progress import Progress
-from training.run_folder import RunFolder, describe_environment, settle
+from training.run_folder import RunFolder, describe_environment, settled
 
 # Validation patches that the report asks the network about again: some seconds on two cores.
 REPORT_PATCHES = 100
@@ -30,8 +31,8 @@ REPORT_PATCHES = 100
 def train(argv: Sequence[str]) -> None:
     """Run the command line ``argv``. Raises UserError for what the user can mend, Stopped after a signal."""
     world = World.from_environment()
-    with world.connected():
-        config = world.broadcast(settle(argv) if world.is_main else None)
+    with world.connected(), ExitStack() as held:
+        config = world.broadcast(held.enter_context(settled(argv)) if world.is_main else None)
         folder = RunFolder(config.run.out_dir)
         device = choose_device(config.run.device, world.local_rank)
         precision = choose_precision(config.optim.precision, device)

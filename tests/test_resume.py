@@ -26,6 +26,7 @@ import train
 from pipeline.command import run_command
 from pipeline.errors import UserError
 from training.checkpoint import load_checkpoint
+from training.claim import claimed
 from training.interrupt import Stopped
 from training.loop import Trainer
 from training.monitor import LossMonitor
@@ -213,9 +214,24 @@ def test_what_cannot_run_is_told_before_anything_is_written(data, tmp_path, more
     assert not (tmp_path / "run").exists()
 
 
+def test_one_run_at_a_time_in_a_folder(data, tmp_path):
+    out = tmp_path / "runs" / "one"
+    with claimed(out):
+        for more in ([], ["--resume"]):
+            with pytest.raises(UserError, match="one: another process is training in this folder"):
+                train.train([*smoke_args(data, out), *more])
+    assert not (tmp_path / "runs").exists()  # nothing came of it
+    with claimed(out):
+        (out / "kept").touch()
+    assert list(out.iterdir()) == [out / "kept"]
+    with claimed(out):
+        pass
+
+
 def test_names_of_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = settle(["--data-dir", "d", "--seed", "3"])
     assert config.run.out_dir.match("runs/2???????-??????-patchnet-s3")
+    assert settle(["--data-dir", "d", "--folds", "5", "--fold", "2"]).run.out_dir.match("runs/*-patchnet-s0-f2")
     assert newest_run(Path("runs")) is None
     assert settle(["--data-dir", "d", "--resume"]).run.out_dir.match("runs/2*-patchnet-s0")

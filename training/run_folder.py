@@ -7,7 +7,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +19,7 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, remove_leftovers, require_writable
+from training.claim import claimed
 from training.config import TrainConfig, check, from_dict, parse, preset_config, refuse_conflicts
 from training.device import Precision, cpu_model, describe_device, gpu_of_machine
 
@@ -151,10 +153,24 @@ def settle(argv: Sequence[str], runs_dir: Path = RUNS_DIR, now: datetime | None 
     config = check(config)
     if out_dir is None:
         stamp = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
-        out_dir = runs_dir / f"{stamp}-{config.model.name}-s{config.run.seed}"
+        fold = f"-f{config.data.fold}" if config.data.folds else ""
+        out_dir = runs_dir / f"{stamp}-{config.model.name}-s{config.run.seed}{fold}"
     refuse_existing(out_dir, resume=config.run.resume)
     require_writable(out_dir, "--out-dir")
     return replace(config, run=replace(config.run, out_dir=out_dir))
+
+
+@contextmanager
+def settled(argv: Sequence[str]) -> Iterator[TrainConfig]:
+    """The settings that ``settle`` gives, their run folder held for this process until the block ends.
+
+    Raises:
+        UserError: as ``settle``, or another process is training in the folder.
+    """
+    config = settle(argv)
+    with claimed(config.run.out_dir):
+        refuse_existing(config.run.out_dir, resume=config.run.resume)  # another run may have ended in it since
+        yield config
 
 
 def refuse_existing(out_dir: Path, *, resume: bool) -> None:
