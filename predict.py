@@ -23,7 +23,7 @@ from pipeline.files import replaceable, require_writable, write_csv
 from pipeline.left_out import OnBad, usable, write_left_out
 from pipeline.loader import Loader
 from pipeline.open import open_source
-from pipeline.settings import AUGMENTATIONS, Normalisation
+from pipeline.settings import AUGMENTATIONS, SOURCE_METAVAR, Normalisation
 from pipeline.sources import check_source_size
 from pipeline.submission import write_submission
 from training.build import SYNTHETIC_NOTE
@@ -33,22 +33,33 @@ from training.metrics import score_probabilities, sigmoid
 from training.networks import load_networks, not_trained_on, read_temperatures
 from training.tuned import Origin, input_settings, predict_batch_size
 
+_DESCRIPTION = """Predict patches: runs/<name>/ and Kaggle's folder or .zip -> submission.csv.
+
+Examples:
+  python predict.py --run runs/first --data-dir data              the test patches, for Kaggle
+  python predict.py --run runs/A --run runs/B --tta 8 --data-dir data
+                                                                  averages networks and views
+  python predict.py --run runs/first --data-dir data --evaluate   scores what it was not trained on"""
+
 
 @dataclass(frozen=True)
 class PredictSettings:
     """Everything predict.py can be told."""
 
-    run: tyro.conf.UseAppendAction[tuple[Path, ...]]
+    run: Annotated[
+        tyro.conf.UseAppendAction[tuple[Path, ...]], tyro.conf.arg(help_behavior_hint="(required, repeatable)")
+    ]
     """Folder of a run; given several times, the networks' probabilities are averaged."""
     data_dir: Path
     """Kaggle's folder or Kaggle's .zip; it may be read-only."""
-    out: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(default: submission.csv; none with --evaluate)")] = (
-        None
-    )
+    out: Annotated[
+        Path | None,
+        tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: submission.csv; none with --evaluate)"),
+    ] = None
     """File to write: the submission, or with --evaluate id,label,probability."""
     tta: Literal[1, 2, 4, 8] = 1
     """Views of each patch whose logits are averaged: as it is, flipped, both flips, all flips and quarter turns."""
-    threshold: float | None = None
+    threshold: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: none)")] = None
     """Write label 1 where the probability is at least this, else 0, instead of probabilities."""
     calibrated: bool = False
     """Divide each run's logits by the temperature in its calibration.json, so that probabilities mean what they say."""
@@ -62,12 +73,14 @@ class PredictSettings:
     """Number format, as in train.py."""
     source: Annotated[
         Literal["auto", "tiff", "strip", "packed", "resident", "fused"] | None,
-        tyro.conf.arg(help_behavior_hint="(default: tuned.json's, else auto)"),
+        tyro.conf.arg(metavar=SOURCE_METAVAR, help_behavior_hint="(default: tuned.json's, else auto)"),
     ] = None
     """Where pixels come from."""
     on_bad: OnBad = "error"
     """error: list all bad files and stop; skip: give such test patches the share of positives the run trained on."""
-    workers: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: tuned.json's, else every core)")] = None
+    workers: Annotated[
+        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: tuned.json's, else every core)")
+    ] = None
     """Threads that read; 0 takes every core."""
     cache_dir: Path = Path("cache")
     """Folder for packed files and tuned.json."""
@@ -86,13 +99,18 @@ def predict(settings: PredictSettings) -> None:
     networks, infos = load_networks(settings.run, device)
     temperatures = read_temperatures(settings.run) if settings.calibrated else np.ones((len(networks), 1))
     origin = Origin(settings.data_dir, settings.cache_dir, device)
-    inputs = input_settings(settings.source, settings.workers, origin)
     dataset = open_dataset(settings.data_dir, skip_missing=True)
+    print(f"data: {dataset.root}")
+    inputs = input_settings(settings.source, settings.workers, origin)
     whole = dataset.require_train() if settings.evaluate else dataset.require_test()
     table = usable(whole, settings.on_bad, threads=inputs.threads, cache_dir=settings.cache_dir)
     print(table.describe())
     if table.synthetic or any(info.synthetic for info in infos):
         print(SYNTHETIC_NOTE)
+    for run, info in zip(settings.run, infos, strict=True):
+        if info.synthetic != table.synthetic:
+            kinds = [("real", "SYNTHETIC")[synthetic] for synthetic in (info.synthetic, table.synthetic)]
+            print(f"warning: {run} was trained on {kinds[0]} patches, these are {kinds[1]}", file=sys.stderr)
     rows = rows_to_predict(settings, table)
     source = open_source(table, inputs, device=device, cache_dir=settings.cache_dir)
     check_source_size(source, infos[0].patch_size)
@@ -130,6 +148,8 @@ def predict(settings: PredictSettings) -> None:
 
 def check(settings: PredictSettings) -> None:
     """Raise UserError for settings out of range."""
+    if not settings.run:
+        raise UserError("--run is missing: give the folder of a run of train.py, such as runs/NAME")
     if settings.batch_size < 0:
         raise UserError(f"--batch-size {settings.batch_size}: expected at least 1, or 0 for the device's own")
     if settings.threshold is not None and not 0 <= settings.threshold <= 1:
@@ -160,8 +180,9 @@ def report_scores(settings: PredictSettings, table: PatchTable, rows: np.ndarray
     if settings.out:
         values = [f"{p:.8f}" for p in probabilities]
         rows_out = zip(table.ids[rows].tolist(), labels.tolist(), values, strict=True)
+        replaced = " (replaced)" * settings.out.exists()
         write_csv(settings.out, ("id", "label", "probability"), rows_out)
-        print(f"probabilities in {settings.out}")
+        print(f"probabilities in {settings.out}{replaced}")
 
 
 def with_prior(
@@ -187,14 +208,15 @@ def write(settings: PredictSettings, ids: Sequence[str], probabilities: np.ndarr
     if settings.threshold is not None:
         values = (probabilities >= settings.threshold).astype(np.int64)
     out = settings.submission
+    replaced = " (replaced)" * out.exists()
     for warning in write_submission(out, ids, values, expected_ids=ids):
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"{len(ids):,} predictions in {out}")
+    print(f"{len(ids):,} predictions in {out}{replaced}")
 
 
 def main() -> int:
     """Entry point; returns the exit status."""
-    settings = tyro.cli(PredictSettings, prog="predict.py", description=__doc__.splitlines()[0])
+    settings = tyro.cli(PredictSettings, prog="predict.py", description=_DESCRIPTION)
     return run_command(lambda: predict(settings))
 
 

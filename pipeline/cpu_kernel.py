@@ -7,7 +7,6 @@ where numba is not installed: additions and multiplications are done in their or
 """
 
 import functools
-import warnings
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,8 @@ from numba import njit
 from numba.core.errors import NumbaError
 from nvidia.dali import types
 from nvidia.dali.plugin.numba import NumbaFunction
+
+from pipeline.errors import warn_once
 
 # A pixel's three values depend on at most two neighbours to either side, in memory: colour is a row filter of five taps
 # whose weights repeat with the pixels. Filters are what compilers vectorise; 3 x 3 matrices on packed RGB are not.
@@ -131,5 +132,5 @@ def one_pass(coloured: bool) -> Any | None:
             in_types=[types.UINT8, types.INT32, types.FLOAT], ins_ndim=[3, 1, 2],
         )  # fmt: skip
     except NumbaError as error:
-        warnings.warn(f"numba cannot compile the CPU's operator ({error}); DALI's own take over, slower", stacklevel=2)
+        warn_once(f"numba cannot compile the CPU's operator ({error}); DALI's own take over, slower")
         return None

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import UserError
+from pipeline.files import semicolons
 from pipeline.stores import MAX_CSV_BYTES, SUFFIXES, Archive, FolderStore, Store, ZipStore, unreadable
 
 LABELS_FILE = "train_labels.csv"
@@ -178,7 +179,7 @@ def read_table(text: bytes, where: str, *, labelled: bool) -> pd.DataFrame:
         raise DatasetError(f"{where}: expected a CSV file with the header id,label, found: {error}") from error
     if list(table.columns) != COLUMNS or not isinstance(table.index, pd.RangeIndex):
         found = text[:80].splitlines()[0].decode(errors="replace")
-        raise DatasetError(f"{where}: line 1: expected the header id,label, found {found!r}")
+        raise DatasetError(f"{where}: line 1: expected the header id,label, found {found!r}{semicolons(found)}")
     if table.empty:
         raise DatasetError(f"{where}: expected at least one row below the header, found none")
     ids = table["id"]

@@ -1,5 +1,7 @@
-"""The one exception that means "the user can mend this"."""
+"""The one exception that means "the user can mend this", and the warning of one plain line."""
 
+import functools
+import sys
 from collections.abc import Sequence
 
 
@@ -10,6 +12,12 @@ class UserError(Exception):
     print it as ``error: <text>`` without a traceback and exit with status 1; anything else is a bug and keeps
     its traceback.
     """
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """Print ``warning: <text>`` to standard error, once a process."""
+    print(f"warning: {text}", file=sys.stderr)
 
 
 def listed(lines: Sequence[str], shown: int = 20) -> str:

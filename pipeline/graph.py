@@ -5,7 +5,6 @@ The graph draws nothing at random: it is a pure function of the pixels and of th
 """
 
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali import math as dali_math
 from nvidia.dali.pipeline import Pipeline
 
+from pipeline.errors import warn_once
 from pipeline.plan import EpochPlan
 from pipeline.settings import AugmentSettings, Normalisation
 
@@ -115,10 +115,10 @@ def _cpu_operator(settings: GraphSettings) -> Any | None:
     try:
         from pipeline.cpu_kernel import one_pass
     except ImportError as error:
-        warnings.warn(
-            f"augmentation on the CPU takes DALI's own operators, at a quarter of the speed ({error}): pip install "
-            f"numba", stacklevel=2,
-        )  # fmt: skip
+        warn_once(
+            f"augmentation on the CPU takes DALI's own operators, at a quarter of the speed ({error}):"
+            " pip install numba"
+        )
         return None
     return one_pass(coloured=augment.colour)
 

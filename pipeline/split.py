@@ -8,7 +8,7 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, StratifiedShuffleSplit
 
 from pipeline.errors import UserError
-from pipeline.files import csv_text, write_text
+from pipeline.files import csv_text, semicolons, write_text
 
 TRAIN, VALIDATION = "train", "validation"
 
@@ -98,7 +98,8 @@ def read_slide_table(path: str | Path) -> pd.DataFrame:
     except ValueError as error:
         raise UserError(f"{path}: expected a CSV file with the header id,wsi, found: {error}") from error
     if not {"id", "wsi"} <= set(table.columns):
-        raise UserError(f"{path}: expected the columns id and wsi, found {', '.join(map(str, table.columns))}")
+        found = ", ".join(map(str, table.columns))
+        raise UserError(f"{path}: expected the columns id and wsi, found {found}{semicolons(found)}")
     return table
 
 

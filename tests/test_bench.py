@@ -1,6 +1,13 @@
 """The bench: it measures what train.py uses, refuses to compare different pixels, and keeps every raw figure."""
 
+from bench.__main__ import describe
+from bench.commands import COMMANDS
 from bench.results import interleave, median_ratio, spread
+
+
+def test_help_says_where_to_begin_and_names_every_command() -> None:
+    assert describe().index("Begin with doctor") < describe().index("  ceilings")
+    assert all(f"\n  {name} " in describe() for name in COMMANDS)
 
 
 def test_rounds_are_interleaved() -> None:

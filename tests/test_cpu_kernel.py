@@ -1,12 +1,14 @@
 """The CPU's one-pass operator: the bits of DALI's own operators, and what happens without numba."""
 
 import builtins
+import re
 
 import numpy as np
 import pytest
 import torch
 
 from pipeline import graph
+from pipeline.errors import warn_once
 from pipeline.loader import Loader
 from pipeline.settings import AUGMENTATIONS, KAGGLE_NORMALISATION, InputSettings
 from pipeline.sources import ResidentSource
@@ -39,7 +41,7 @@ def test_one_pass_has_the_bits_of_dalis_operators(augment: str, monkeypatch) -> 
     assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
 
 
-def test_without_numba_dalis_operators_take_over_and_it_is_said(monkeypatch) -> None:
+def test_without_numba_dalis_operators_take_over_and_it_is_said_in_one_line(monkeypatch, capfd) -> None:
     real_import = builtins.__import__
 
     def no_kernel(name, *arguments):
@@ -48,6 +50,9 @@ def test_without_numba_dalis_operators_take_over_and_it_is_said(monkeypatch) -> 
         return real_import(name, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", no_kernel)
-    with pytest.warns(UserWarning, match=r"no numba here.*pip install numba"):
-        batches = deliver("standard")
+    warn_once.cache_clear()
+    batches = deliver("standard")
+    deliver("standard")
+    said = [line for line in capfd.readouterr().err.splitlines() if "numba" in line]
+    assert len(said) == 1 and re.match(r"warning: .*no numba here.*pip install numba$", said[0])
     assert len(batches) == 12 and batches[0].dtype == torch.float32

@@ -62,6 +62,7 @@ def test_only_folder_is_not_guessed_where_something_else_may_be_meant(copy: Path
     ("edit", "said"),
     [
         (lambda t: t.replace("id,label", "image,label", 1), "line 1: expected the header id,label, found 'image,"),
+        (lambda t: t.replace(",", ";"), "found 'id;label'; save it with commas, not semicolons"),
         (lambda t: t.replace("id,label\n", "", 1), "line 1: expected the header id,label"),
         (lambda t: t + t.splitlines()[1] + "\n", "line 202: found"),
         (lambda t: t.replace(",1\n", ",2\n", 1), "expected label 0 or 1, line 3: found '2'"),
@@ -218,6 +219,9 @@ def test_groups_must_cover_every_patch(tmp_path: Path) -> None:
     assert read_groups(path, np.array(["b", "a"])).tolist() == ["2", "1"]
     with pytest.raises(UserError, match="none for 1 of 3, such as c"):
         read_groups(path, np.array(["a", "b", "c"]))
+    path.write_text("id;wsi\na;1\n")
+    with pytest.raises(UserError, match="columns id and wsi, found id;wsi; save it with commas"):
+        read_groups(path, np.array(["a"]))
     path.write_text("id,slide\na,1\n")
     with pytest.raises(UserError, match="columns id and wsi"):
         read_groups(path, np.array(["a"]))

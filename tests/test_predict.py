@@ -128,6 +128,44 @@ def test_submission_is_complete_in_the_samples_order_and_probable(data, runs, tm
     assert out.read_text().startswith("id,label\n")
 
 
+def test_data_and_what_is_replaced_are_said(data, runs, tmp_path, capsys):
+    out = tmp_path / "out.csv"
+    for replaced in ("", " (replaced)"):
+        predict(runs[0], data_dir=data, out=out)
+        said = capsys.readouterr().out
+        assert said.startswith(f"data: {data}\n") and f"predictions in {out}{replaced}\n" in said
+    predict(runs[0], data_dir=data, out=out, evaluate=True)
+    assert f"probabilities in {out} (replaced)\n" in capsys.readouterr().out
+
+
+def test_synthetic_run_on_real_patches_is_warned_of(data, runs, tmp_path, capsys):
+    for name in ("train", "test", "train_labels.csv"):
+        (tmp_path / name).symlink_to(data / name)
+    warning = f"warning: {runs[0]} was trained on SYNTHETIC patches, these are real\n"
+    predict(runs[0], data_dir=tmp_path, out=tmp_path / "out.csv")
+    assert warning in capsys.readouterr().err
+    predict(runs[0], data_dir=data, out=tmp_path / "out.csv")
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_missing_run_is_told_before_any_data_and_a_near_one_is_named(runs, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="--run is missing"):
+        predict(data_dir=tmp_path / "nowhere")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to(runs[0].parent)
+    with pytest.raises(UserError, match=r"did you mean --run runs/0\?"):
+        predict(Path("0"), data_dir=tmp_path / "nowhere")
+
+
+def test_help_shows_examples_and_no_python_words(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["predict.py", "--help"])
+    with pytest.raises(SystemExit):
+        command.main()
+    text = capsys.readouterr().out
+    assert "None" not in text and "(required, repeatable)" in text
+    assert "python predict.py --run runs/first --data-dir data" in text.split("--run PATH")[0]
+
+
 def test_without_a_sample_the_ids_are_sorted(data, runs, tmp_path):
     for name in ("train", "test", "train_labels.csv"):
         (tmp_path / name).symlink_to(data / name)

@@ -12,7 +12,7 @@ from models.saved import WeightsError, WeightsInfo, load_network
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.split import TRAIN
-from training.run_folder import RunFolder, require_own
+from training.run_folder import RUNS_DIR, RunFolder, require_own
 
 CALIBRATION_FILE = "calibration.json"
 
@@ -29,7 +29,9 @@ def load_networks(runs: Sequence[Path], device: torch.device) -> tuple[list[nn.M
         folder = RunFolder(run)
         if not run.is_dir():
             found = "a file" if run.exists() else "nothing"
-            raise UserError(f"--run {run}: expected the folder of a run, found {found}")
+            near = RUNS_DIR / run
+            hint = f"; did you mean --run {near}?" if near.is_dir() else ""
+            raise UserError(f"--run {run}: expected the folder of a run, found {found}{hint}")
         try:
             network, info = load_network(folder.best, device)
         except WeightsError as error:
