@@ -68,12 +68,14 @@ class All:
 
 
 def run_limited(line: Sequence[str], limit_s: float | None) -> int | None:
-    """Run a command: its exit status, or None if it took longer than ``limit_s`` and was stopped, as by Ctrl-C."""
+    """Run a command: its exit status, or None if it took longer than ``limit_s`` and was told to end."""
     with subprocess.Popen(line) as child:
         try:
             return child.wait(limit_s)
         except subprocess.TimeoutExpired:
-            child.send_signal(signal.SIGINT)  # so that it ends its own processes and deletes what it made
+            # So that it ends its own processes and deletes what it made. Not SIGINT: what a shell started in the
+            # background ignores it.
+            child.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 child.wait(_GRACE_S)
             child.kill()
