@@ -12,6 +12,7 @@ from models.views import TTA_VIEWS
 from pipeline.dataset import open_dataset
 from pipeline.errors import UserError
 from pipeline.left_out import usable_again
+from pipeline.limit import limited_again
 from pipeline.open import open_source
 from pipeline.settings import InputSettings
 from pipeline.sources import check_source_size
@@ -42,6 +43,8 @@ class Patches:
         left_out = run.path / "left_out.csv"
         skip = left_out.exists()
         self.table = open_dataset(place, skip_missing=skip).require_train()
+        if run.settings.get("limit"):  # as in training: a .zip is not packed whole for a part of it
+            self.table = limited_again(self.table, run.path / "split.csv")
         if skip:
             self.table = usable_again(self.table, left_out)
         row_of = {identifier: row for row, identifier in enumerate(self.table.ids.tolist())}

@@ -1,6 +1,7 @@
 """--limit: which patches a short run takes notice of, and that it stays with them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from training_cases import (
 import train
 from pipeline.files import write_csv
 from pipeline.limit import draw
+from pipeline.pack import SUFFIX
+from pipeline.packfile import PackFile
 from pipeline.split import read_split
 from training.run_folder import RunFolder
 
@@ -26,6 +29,16 @@ def test_draw_keeps_the_shares_of_the_labels_and_two_of_each_where_there_are(pos
     assert labels[rows].sum() == expected
     assert np.array_equal(rows, draw(labels, limit, seed=3))
     assert not np.array_equal(rows, draw(labels, limit, seed=4))
+
+
+def test_limited_run_on_a_zip_packs_what_it_drew_and_no_more(tmp_path: Path):
+    data = write_small_dataset(tmp_path / "small")
+    archive = shutil.make_archive(str(tmp_path / "small"), "zip", data)
+    folder = RunFolder(tmp_path / "run")
+    train.train(smoke_args(Path(archive), folder.path, "--limit", "100", "--epochs", "1"))
+    packs = [PackFile(path) for path in (tmp_path / "cache").glob(f"*{SUFFIX}")]
+    assert [len(pack.ids) for pack in packs] == [100], "training and the report read the same hundred"
+    assert "cannot be shown" not in (folder.path / "report.html").read_text()
 
 
 def ids_of(folder: RunFolder) -> set[str]:
