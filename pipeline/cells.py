@@ -151,12 +151,18 @@ def smooth_field(rng: np.random.Generator, n: int, size: int, cell: float) -> np
     field = rng.standard_normal((n, knots, knots), np.float32)
     at = np.arange(size, dtype=np.float32) / np.float32(cell)
     low = at.astype(int)
-    t = at - low
+    t = at - low.astype(np.float32)
     t *= t * (3 - 2 * t)
-    columns = field[:, :, low]
-    columns += (field[:, :, low + 1] - columns) * t
-    rows = columns[:, low]
-    rows += (columns[:, low + 1] - rows) * t[:, None]
+    columns = np.take(field, low, axis=2)
+    step = np.take(field, low + 1, axis=2)
+    step -= columns
+    step *= t
+    columns += step
+    rows = np.take(columns, low, axis=1)
+    step = np.take(columns, low + 1, axis=1)
+    step -= rows
+    step *= t[:, None]
+    rows += step
     return rows
 
 

@@ -151,9 +151,12 @@ def _draw_fat(rng: np.random.Generator, size: int, y: np.ndarray, x: np.ndarray)
     holes = rng.uniform(-10, size + 10, (2, 9, 1, 1)).astype(np.float32)
     radius = rng.uniform(14, 30, (9, 1, 1)).astype(np.float32)
     inside = radius - np.sqrt((y - holes[0]) ** 2 + (x - holes[1]) ** 2)
-    nearest = np.sort(inside, axis=0)[-2:]
-    wall = nearest[1] - nearest[0].clip(0)  # small where two cells meet
-    return np.minimum(ramp(nearest[1]), ramp(wall - WALL_WIDTH))
+    nearest, second = np.maximum(inside[0], inside[1]), np.minimum(inside[0], inside[1])
+    for one in inside[2:]:
+        second = np.maximum(second, np.minimum(nearest, one))
+        nearest = np.maximum(nearest, one)
+    wall = nearest - second.clip(0)  # small where two cells meet
+    return np.minimum(ramp(nearest), ramp(wall - WALL_WIDTH))
 
 
 def _cluster_mask(
