@@ -33,7 +33,13 @@ def main(argv: Sequence[str]) -> int:
 
     command = COMMANDS[name]
     settings = tyro.cli(command.load(), prog=f"python -m bench {name}", description=command.what, args=options)
-    return run_command(settings.run)
+
+    def run() -> None:
+        if (check := getattr(settings, "require_measurable", None)) is not None:
+            check()
+        settings.run()
+
+    return run_command(run)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What the commands share: their options, the loader they measure, tables, and where results go."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import torch
 
 from bench.results import write_result
 from pipeline.dataset import PatchTable, open_dataset
+from pipeline.errors import UserError
 from pipeline.loader import Loader
 from pipeline.open import AnySource, open_source
 from pipeline.settings import AUGMENTATIONS, KAGGLE_NORMALISATION, InputSettings
@@ -36,6 +37,22 @@ class BenchOptions:
     """At most so many patches a round."""
     repeats: int = 5
     """Rounds; everything that is compared takes its turn in each."""
+
+    def require_measurable(self) -> None:
+        """Raise UserError for a number that measures nothing: below 1, or below the default where that is less."""
+        for option in fields(self):
+            given, default = getattr(self, option.name), option.default
+            flag = f"--{option.name.replace('_', '-')}"
+            if isinstance(default, tuple) and default and not given:
+                raise UserError(f"{flag}: expected at least one value, found none")
+            values = given if isinstance(given, tuple) else (given,)
+            defaults = default if isinstance(default, tuple) else (default,)
+            least = min([1, *(number for number in defaults if type(number) is int)])
+            for value in values:
+                if type(value) is int and value < least:
+                    raise UserError(f"{flag} {value}: expected at least {least}")
+                if type(value) is float and not 0 < value < float("inf"):
+                    raise UserError(f"{flag} {value}: expected a number above 0")
 
     def open(self) -> tuple[PatchTable, np.ndarray, torch.device]:
         """The labelled patches, the rows [n] int64 to use, and the device. Raises UserError."""

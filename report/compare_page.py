@@ -68,16 +68,16 @@ def unique_names(runs: Sequence[RunFiles]) -> list[str]:
     ]
 
 
-def common_patches(runs: Sequence[RunFiles]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Ids [M], labels [M] and each run's probabilities [M] of the patches that every run validated on."""
+def common_patches(runs: Sequence[RunFiles]) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+    """Ids [M], and each run's labels [M] and probabilities [M], of the patches that every run validated on."""
     tables = [
         pd.DataFrame({"label": v.labels, "p": v.probabilities}, index=v.ids) for v in (r.validation for r in runs)
     ]
     ids = tables[0].index
     for table in tables[1:]:
         ids = ids[ids.isin(table.index)]
-    labels = tables[0].loc[ids, "label"].to_numpy()
-    return ids.to_numpy(), labels, [table.loc[ids, "p"].to_numpy() for table in tables]
+    labels, probabilities = ([table.loc[ids, name].to_numpy() for table in tables] for name in ("label", "p"))
+    return ids.to_numpy(), labels, probabilities
 
 
 def _scores(runs: Sequence[RunFiles], names: Sequence[str], groups: Path | None, facts: dict[str, Any]) -> list[Block]:
@@ -115,7 +115,15 @@ def _paired(runs: Sequence[RunFiles], names: Sequence[str], groups: Path | None,
     for run, name in zip(runs[1:], names[1:], strict=True):
         if first.validation is None or run.validation is None:
             continue
-        ids, labels, (one, two) = common_patches([first, run])
+        ids, (labels, others), (one, two) = common_patches([first, run])
+        if differ := int((others != labels).sum()):
+            blocks.append(
+                Note(
+                    f"{name} and {names[0]} were validated with different labels of {differ:,} of {len(ids):,} patches"
+                    " in common: they are not compared."
+                )
+            )
+            continue
         if len(np.unique(labels)) < 2:
             blocks.append(Note(f"{name} and {names[0]} share {len(ids):,} validation patches, too few to compare."))
             continue

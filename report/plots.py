@@ -17,24 +17,25 @@ PANEL_SQUARE = (4.4, 4.2)
 """Inches of a panel whose axes are both from 0 to 1."""
 
 
-def write_run_plots(run_dir: Path) -> list[Path]:
-    """Draw accuracy and loss curves, ROC curve and confusion matrix of a run into ``run_dir/plots``.
+def write_run_plots(run_dir: Path, out: Path | None = None) -> list[Path]:
+    """Draw accuracy and loss curves, ROC curve and confusion matrix into ``plots`` in ``out``, or in the run's folder.
 
     What the folder does not hold is left out: a run cut short gets the plots it has figures for.
 
     Args:
         run_dir: a run folder with metrics.csv and validation.csv.
+        out: another folder to write into; it is made.
 
     Returns:
         The PNG files, each written whole or not at all.
 
     Raises:
-        UserError: ``run_dir`` is no folder, or cannot be written.
+        UserError: ``run_dir`` is no folder of a run, or a folder cannot be written.
     """
     run = read_run(run_dir)
-    folder = run.path / PLOTS_DIR
+    folder = (out or run.path) / PLOTS_DIR
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be made: {error.strerror or error}") from error
     paths = []

@@ -1,6 +1,5 @@
 """A run folder, read leniently: what is there, and one line on each thing that is not."""
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.errors import UserError
+from pipeline.files import read_json
 
 METRIC_COLUMNS = (
     "epoch",
@@ -37,6 +37,8 @@ _RUN_FILES = (
 )
 # What python -m report leaves in an empty one.
 _OF_REPORTS = {"plots", "tables", "report.html", "report.json"}
+# One infinite second would make the sum of all so.
+_FINITE = ["epoch", "images_per_s", "data_wait", "seconds"]
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,10 @@ def read_run(path: str | Path) -> RunFiles:
             return read(path / name)
         except FileNotFoundError:
             missing.append(f"{name} is not there")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, UserError) as error:
             missing.append(
-                f"{name} cannot be used: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+                f"{name} cannot be used: "
+                + (str(error).removeprefix(f"{path / name}: ").splitlines()[0] if str(error) else type(error).__name__)
             )
         return otherwise
 
@@ -155,7 +158,9 @@ def read_run(path: str | Path) -> RunFiles:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    if not path.exists():
+        raise FileNotFoundError(path)
+    content = read_json(path)
     if not isinstance(content, dict):
         raise ValueError(f"expected a JSON object, found {type(content).__name__}")
     return content
@@ -168,6 +173,7 @@ def read_metrics(path: Path) -> pd.DataFrame:
     if lacking:
         raise ValueError(f"expected the column {lacking[0]}, found {', '.join(map(str, table.columns))}")
     table = table[list(METRIC_COLUMNS)].apply(pd.to_numeric, errors="coerce").astype(float)
+    table[_FINITE] = table[_FINITE].where(np.isfinite(table[_FINITE]))
     if table["epoch"].isna().any():
         raise ValueError(f"line {int(np.flatnonzero(table['epoch'].isna())[0]) + 2}: expected a number of an epoch")
     return table
@@ -187,6 +193,9 @@ def read_validation(path: Path) -> Validation:
         raise ValueError(
             f"line {int(np.flatnonzero(bad)[0]) + 2}: expected a label 0 or 1 and a probability from 0 to 1"
         )
+    if (repeated := table["id"].duplicated()).any():
+        line = int(np.flatnonzero(repeated)[0])
+        raise ValueError(f"line {line + 2}: expected every id once, found {table['id'][line]!r} again")
     return Validation(table["id"].to_numpy(str), labels.to_numpy(np.int64), probabilities.to_numpy())
 
 

@@ -79,7 +79,7 @@ def write_run_report(run_dir: Path, *, out: Path | None = None, **options: Any) 
     Raises:
         UserError: as ``run_page``, or a folder cannot be written.
     """
-    write_run_plots(run_dir)
+    write_run_plots(run_dir, out)
     return write_page(run_page(run_dir, **options), out or run_dir, STEM)[-1]
 
 
@@ -119,7 +119,8 @@ def _slides_of(run: RunFiles, groups: Path | None) -> tuple[np.ndarray | None, l
 
 def _trained(run: RunFiles, facts: dict[str, Any]) -> list[Block]:
     config, settings, environment = run.config, run.settings, run.environment
-    patches, positive = config.get("train_patches"), config.get("train_positive_share")
+    patches, positive = _number(config, "train_patches"), _number(config, "train_positive_share")
+    size = config.get("patch_size")
     rows = [
         ("network", settings.get("model")),
         ("data", settings.get("data_dir")),
@@ -130,7 +131,7 @@ def _trained(run: RunFiles, facts: dict[str, Any]) -> list[Block]:
         ("split", config.get("split")),
         (
             "patch size",
-            " × ".join(map(str, config["patch_size"])) + " pixels" if config.get("patch_size") else None,
+            " × ".join(map(str, size)) + " pixels" if isinstance(size, list) and size else None,
         ),
         (
             "epochs",
@@ -155,6 +156,12 @@ def _trained(run: RunFiles, facts: dict[str, Any]) -> list[Block]:
         "settings": settings,
     }
     return blocks
+
+
+def _number(config: dict[str, Any], name: str) -> int | float | None:
+    """A number of config.json; None where it is not there or is something else: the file may be another program's."""
+    value = config.get(name)
+    return value if isinstance(value, int | float) else None
 
 
 def _course(run: RunFiles, facts: dict[str, Any]) -> list[Block]:

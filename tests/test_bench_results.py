@@ -37,6 +37,26 @@ def test_an_unknown_command_is_named_with_those_that_exist(capsys: pytest.Captur
     assert "'ladder' is unknown" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("scaling --sizes 0", "--sizes 0: expected at least 1"),
+        ("scaling --sizes 1000 -5", "--sizes -5: expected at least 1"),
+        ("scaling --sizes", "--sizes: expected at least one value"),
+        ("scaling --repeats 0", "--repeats 0: expected at least 1"),
+        ("loader --data-dir nowhere --patches 0", "--patches 0: expected at least 1"),
+        ("loader --data-dir nowhere --batch-size 0", "--batch-size 0: expected at least 1"),
+        ("loader --data-dir nowhere --round-s 0", "--round-s 0.0: expected a number above 0"),
+        ("loader --data-dir nowhere --workers -1", "--workers -1: expected at least 0"),
+        ("model --batch-sizes 64 0", "--batch-sizes 0: expected at least 1"),
+        ("staging --data-dir nowhere --threads 0", "--threads 0: expected at least 1"),
+    ],
+)
+def test_numbers_that_would_measure_nothing_are_refused(capsys: pytest.CaptureFixture, line: str, said: str) -> None:
+    assert main(line.split()) == 1
+    assert f"error: {said}" in capsys.readouterr().err
+
+
 def test_a_measure_that_fails_half_way_leaves_the_others_whole() -> None:
     calls = iter(range(10))
 

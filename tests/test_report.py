@@ -11,10 +11,12 @@ import pytest
 from report_cases import predictions, write_metrics, write_run, write_validation
 
 from pipeline.errors import UserError
+from pipeline.files import write_json
 from report import discussion
 from report.__main__ import ReportSettings, main, report
 from report.plots import write_run_plots
 from report.run_files import read_run
+from report.run_page import _trained
 from report.submission_page import read_submission
 
 
@@ -142,6 +144,34 @@ def test_damaged_files_are_named(tmp_path: Path, kaggle_folder: Path, name: str,
     assert name == "best.safetensors" or f"{name} cannot be used" in html
 
 
+def test_values_that_make_no_sense_are_left_out_or_named(tmp_path: Path, kaggle_folder: Path) -> None:
+    folder = write_run(tmp_path / "r", kaggle_folder, weights=False)
+
+    def told() -> dict[str, str]:
+        return dict(_trained(read_run(folder), {})[0].rows)
+
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"train_patches": "many", "patch_size": 96, "train_positive_share": "x"}
+    (folder / "config.json").write_text(json.dumps(config))
+    metrics = (folder / "metrics.csv").read_text()
+    (folder / "metrics.csv").write_text(metrics.replace(",800,0.1,10\n", ",inf,inf,inf\n", 1))
+    assert not {"training patches", "patch size"} & told().keys() and told()["training time"] == "30 s"
+    write_json(folder / "config.json", config | {"train_patches": 12_345, "train_positive_share": 0.4})
+    assert told()["training patches"] == "12,345, 40.0% positive"
+    (folder / "config.json").write_text((folder / "config.json").read_text().replace("12345", "54321"))
+    assert "training patches" not in told()
+    lines = (folder / "validation.csv").read_text().splitlines()
+    (folder / "validation.csv").write_text("\n".join([*lines, lines[3]]) + "\n")
+    said = "; ".join(read_run(folder).missing)
+    assert "config.json cannot be used: damaged, or changed by hand" in said
+    assert f"validation.csv cannot be used: line {len(lines) + 1}: expected every id once" in said
+
+
+def test_plots_go_where_the_page_goes(tmp_path: Path, run: Path) -> None:
+    report(ReportSettings((run,), out=tmp_path / "page"))
+    assert (tmp_path / "page" / "plots" / "loss.png").is_file()
+
+
 def test_data_that_moved_or_is_another(tmp_path: Path, kaggle_folder: Path, run: Path) -> None:
     folder = tmp_path / "r"
     shutil.copytree(run, folder)
@@ -210,6 +240,10 @@ def test_comparison_warns_of_trained_patches_and_takes_broken_runs(tmp_path: Pat
     (tmp_path / "empty").mkdir()
     html = report(ReportSettings((run, other, tmp_path / "empty"), out=tmp_path / "cmp")).read_text()
     assert "200 of these patches were trained on" in html and "empty: no epoch has ended" in html
+    labels = (other / "validation.csv").read_text()
+    (other / "validation.csv").write_text(re.sub(r",([01]),", lambda found: f",{1 - int(found[1])},", labels, count=3))
+    html = report(ReportSettings((run, other), out=tmp_path / "cmp")).read_text()
+    assert "with different labels of 3 of 200 patches" in html and "AUC minus" not in html
     with pytest.raises(UserError, match="twice"):
         report(ReportSettings((run, run), out=tmp_path / "cmp"))
 
