@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 from bench import bounds
 from bench.ceilings import gather, open_read_close
 from bench.common import BenchOptions, make_loader, open_kind, print_table
 from bench.epochs import Epoch, prepare, stack_nhwc
-from bench.peer_torch import BASELINE, PillowPatches
+from bench.peer_torch import BASELINE, PillowPatches, with_workers
 from bench.results import interleave, median_ratio, one_line, summary
 from bench.stages import measure_stages, show_stages
 from pipeline.dataset import PatchTable
@@ -95,9 +94,9 @@ class LoaderBench(BenchOptions):
                 skipped[name] = one_line(error)
 
         def pillow(part: np.ndarray) -> Iterable[Any]:
-            return DataLoader(
-                PillowPatches(table, part), self.batch_size, shuffle=True, num_workers=settings.threads,
-                persistent_workers=True, collate_fn=stack_nhwc,
+            return with_workers(
+                PillowPatches(table, part), settings.threads, batch_size=self.batch_size, shuffle=True,
+                collate_fn=stack_nhwc,
             )  # fmt: skip
 
         # It forks its workers, once and for all: a process that has DALI's threads already forks ones that crash.

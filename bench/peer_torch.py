@@ -1,5 +1,6 @@
 """torch's own ways: DataLoader with Pillow, and torchvision's transforms per patch or per batch."""
 
+import gc
 import io
 from collections.abc import Callable
 from typing import Any
@@ -62,11 +63,26 @@ def standard_transforms() -> torch.nn.Module:
 
 
 def start(given: Given, dataset: Dataset, **options: Any) -> DataLoader:
-    """A DataLoader with the settings that all peers built on it share: worker processes that stay."""
+    """A DataLoader with the settings that all peers built on it share."""
+    return with_workers(
+        dataset, given.workers, **{"batch_size": given.batch_size} | options, pin_memory=given.device.type == "cuda"
+    )
+
+
+def with_workers(dataset: Dataset, workers: int, **options: Any) -> DataLoader:
+    """A DataLoader whose worker processes stay, and leave alone what they inherit by the fork.
+
+    A DALI pipeline of this process that a worker's garbage collection deletes waits for threads that were not forked:
+    it hung. So what is garbage already goes now, and the rest is out of the workers' reach.
+    """
+    gc.collect()
     return DataLoader(
-        dataset, **{"batch_size": given.batch_size} | options, num_workers=given.workers, persistent_workers=True,
-        pin_memory=given.device.type == "cuda",
-    )  # fmt: skip
+        dataset, num_workers=workers, persistent_workers=workers > 0, worker_init_fn=_keep_inherited, **options
+    )
+
+
+def _keep_inherited(worker: int) -> None:
+    gc.freeze()
 
 
 def _open_pillow(given: Given) -> Feed:
