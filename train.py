@@ -22,7 +22,7 @@ from training.distributed import World
 from training.interrupt import Stopped, StopRequest
 from training.loop import Trainer
 from training.progress import Progress
-from training.run_folder import RunFolder, describe_environment, settled
+from training.run_folder import RunFolder, describe_environment, require_size, settled
 
 # Validation patches that the report asks the network about again: some seconds on two cores.
 REPORT_PATCHES = 100
@@ -60,6 +60,7 @@ def begin(config: TrainConfig, folder: RunFolder, inputs: TrainInputs, trainer: 
     """Load the last checkpoint, or make the run folder with all that is known before the first step."""
     resume = config.run.resume and folder.last.exists()
     if resume:
+        require_size(folder, inputs.patch_size)
         trainer.load()
         world.say(f"{folder.path}: {trainer.progress.describe(config.optim.epochs, len(inputs.train))}")
     elif config.run.resume:
@@ -69,6 +70,7 @@ def begin(config: TrainConfig, folder: RunFolder, inputs: TrainInputs, trainer: 
     folder.create()
     if not resume:
         write_json(folder.config, describe_run(config, inputs))
+        folder.left_out.unlink(missing_ok=True)  # of an earlier run that came to nothing
         write_split(folder.split, inputs.table.ids, inputs.split)
         if config.data.on_bad == "skip":
             write_left_out(folder.left_out, inputs.table.left_out)
@@ -79,11 +81,12 @@ def finish(folder: RunFolder, progress: Progress, inputs: TrainInputs) -> None:
     """Draw the plots, write the report, and say what came out and where it is."""
     print(diagnose(progress.history, inputs.train))
     # Before the report: where the disk is full by now, the weights are what matters.
+    where = f"in {folder.best}" if folder.best.exists() else f"; its weights are gone: there is no {folder.best}"
     print(
-        f"best validation AUC {progress.best_auc:.4f} (epoch {progress.best_epoch}) in {folder.best}"
+        f"best validation AUC {progress.best_auc:.4f} (epoch {progress.best_epoch}) {where}"
         + (" [SYNTHETIC data]" if inputs.table.synthetic else "")
     )
-    report = write_run_report(folder.path, patches=REPORT_PATCHES)
+    report = write_run_report(folder.path, data_dir=inputs.root, patches=REPORT_PATCHES)
     print(f"plots in {folder.path / 'plots'}, report in {report} (more patches: python -m report {folder.path})")
 
 

@@ -7,6 +7,7 @@ from torch import nn
 from models.patchnet import PATCHNETS, PatchNet
 from models.zoo import ZOO_NAMES, PretrainedUnavailable, create_zoo_model
 
+LEAST_SIDE = 32  # pixels of the smallest patch that every network takes
 MODEL_NAMES: tuple[str, ...] = (*PATCHNETS, *ZOO_NAMES)
 
 
@@ -27,7 +28,7 @@ def check_model(name: str, *, pretrained: bool = False, fine_stem: bool = False)
 def create_model(name: str, *, dropout: float, pretrained: bool = False, fine_stem: bool = False) -> nn.Module:
     """The network called `name` (one of `MODEL_NAMES`), freshly initialised from torch's global generator.
 
-    Every one maps normalised patches x [B, 3, H, W], H and W at least 32, to logits [B] float32: the
+    Every one maps normalised patches x [B, 3, H, W], H and W at least `LEAST_SIDE`, to logits [B] float32: the
     probability of tumour is their sigmoid. They run in channels-last, under autocast and torch.compile.
     All but `convnext_tiny` hold batch normalisation, which needs more than one value per channel: a training
     batch of one may raise.

@@ -53,7 +53,17 @@ def weights_file(model: nn.Module, info: WeightsInfo) -> bytes:
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {name: json.dumps(value) for name, value in vars(info).items()}
     metadata |= {"schema": str(WEIGHTS_SCHEMA), "sha256": _digest(weights, metadata)}
-    return safetensors.torch.save(weights, metadata)
+    return _sorted_metadata(safetensors.torch.save(weights, metadata))
+
+
+def _sorted_metadata(content: bytes) -> bytes:
+    """A safetensors file with its metadata in order: safetensors writes it in another order each time."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], WeightsInfo]:

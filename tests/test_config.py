@@ -56,7 +56,7 @@ def test_unknown_flag_is_a_usage_error():
     "flags",
     ["--epochs 0", "--batch-size 1", "--lr 0", "--lr nan", "--dropout 1", "--val-fraction 1", "--folds 1",
      "--folds 5 --fold 5", "--ema-decay 1", "--limit -1",
-     "--limit 3", "--checkpoint-every -1", "--grad-clip nan", "--seed -1", "--workers -2"],
+     "--limit 3", "--checkpoint-every -1", "--grad-clip nan", "--seed -1", "--seed 4294967296", "--workers -2"],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused_by_name(flags):
     config = settings.parse(["--data-dir", "d", *flags.split()], TrainConfig())

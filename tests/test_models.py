@@ -16,7 +16,7 @@ from torch import nn
 import models
 from models import MODEL_NAMES, PretrainedUnavailable, create_model
 from models.patchnet import CENTRE, PATCHNETS, PatchNet, PatchNetSettings, _middle
-from models.saved import load_network, weights_file
+from models.saved import load_network, read_weights, weights_file
 from models.zoo import ZOO_NAMES, create_zoo_model
 
 BATCH = 3
@@ -207,6 +207,15 @@ def test_patchnet_compiles_as_one_graph(name: str) -> None:
 def test_patchnet_has_no_pretrained_weights(name: str) -> None:
     with pytest.raises(PretrainedUnavailable, match=name):
         create_model(name, dropout=0.0, pretrained=True)
+
+
+def test_a_weights_file_has_the_same_bytes_each_time(tmp_path: pathlib.Path) -> None:
+    network, info = torch.nn.Conv2d(3, 4, 3), weights_info("pätch", 0.0, 8)
+    contents = {weights_file(network, info) for _ in range(5)}
+    assert len(contents) == 1
+    (tmp_path / "w").write_bytes(contents.pop())
+    weights, found = read_weights(tmp_path / "w")
+    assert found == info and all(torch.equal(weights[name], value) for name, value in network.state_dict().items())
 
 
 def test_a_weights_file_brings_its_fine_stem_back(tmp_path: pathlib.Path) -> None:

@@ -175,6 +175,10 @@ def test_a_resumed_run_keeps_to_its_list_though_the_files_have_changed(broken, r
         assert again.left_out.read_bytes() == run.left_out.read_bytes()
         states = [load_checkpoint(folder.last, belongs_to={})["training"]["model"] for folder in (again, run)]
         assert_same_state(*states)
+        again.left_out.unlink()
+        with pytest.raises(UserError, match="left_out.csv: cannot be read"):
+            train.train(["--resume", "--out-dir", str(tmp_path / "run")])
+        again.left_out.write_bytes(run.left_out.read_bytes())
         good.write_bytes(b"")
         with pytest.raises(UserError, match=f"1 of {PATCHES - 4} image files cannot be used:\n  {good}: is empty"):
             train.train(["--resume", "--out-dir", str(tmp_path / "run")])

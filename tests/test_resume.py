@@ -3,18 +3,22 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from tests_support import kaggle_tiff, write_kaggle_folder
 from training_cases import (
     BATCHES,
     ONE_THREAD,
     PATCHES,
     ROOT,
+    SIZE,
     assert_same_run,
     assert_same_state,
     one_thread,  # noqa: F401 (a fixture)
@@ -191,6 +195,53 @@ def test_damaged_files_are_refused_not_restarted(data, unbroken, tmp_path, name)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("name", ["split.csv", "last.pt"])
+def test_run_that_lost_a_file_is_not_begun_anew_over_its_results(unbroken, tmp_path, name):
+    out = Path(shutil.copytree(unbroken.path, tmp_path / "run"))
+    (out / name).unlink()
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    with pytest.raises(UserError, match=name):
+        train.train(["--resume", "--out-dir", str(out)])
+    assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
+def test_run_that_failed_before_its_first_checkpoint_is_begun_anew(data, tmp_path, monkeypatch):
+    out = RunFolder(tmp_path / "run")
+
+    def failing(self):
+        raise UserError("the first step failed")
+
+    monkeypatch.setattr(Trainer, "fit", failing)
+    for lr in ("0.1", "0.2"):
+        with pytest.raises(UserError, match="the first step failed"):
+            train.train([*smoke_args(data, out.path), "--lr", lr])
+        assert json.loads(out.config.read_text())["settings"]["optim"]["lr"] == float(lr)
+        out.left_out.write_text("of the failed run")
+    out.last.touch()
+    with pytest.raises(UserError, match="already holds a run"):
+        train.train(smoke_args(data, out.path))
+
+
+def test_finished_run_says_what_is_gone_and_shows_patches_from_where_they_are(data, unbroken, tmp_path, monkeypatch):
+    out = RunFolder(Path(shutil.copytree(unbroken.path, tmp_path / "run")))
+    out.best.unlink()
+    moved = shutil.copytree(data, tmp_path / "moved")
+    said = []
+    monkeypatch.setattr("builtins.print", lambda *words, **_: said.append(" ".join(map(str, words))))
+    monkeypatch.setattr(train, "write_run_report", lambda path, **options: said.append(options) or path)
+    train.train(["--resume", "--out-dir", str(out.path), "--data-dir", str(moved)])
+    assert {"data_dir": Path(moved), "patches": train.REPORT_PATCHES} in said
+    assert any("its weights are gone" in str(line) and str(out.best) in str(line) for line in said)
+
+
+def test_resume_with_patches_of_another_size_is_refused(data, unbroken, tmp_path):
+    changed = Path(shutil.copytree(data, tmp_path / "changed"))
+    for path in (changed / "train").iterdir():
+        path.write_bytes(kaggle_tiff(np.zeros((SIZE + 8, SIZE + 8, 3), np.uint8)))
+    with pytest.raises(UserError, match=r"began with patches of \[32, 32\] pixels.* now has \[40, 40\]"):
+        train.train(["--resume", "--out-dir", str(unbroken.path), "--data-dir", str(changed)])
+
+
 def test_resume_with_other_labels_is_refused(data, unbroken, tmp_path):
     changed = tmp_path / "changed"
     changed.mkdir()
@@ -211,6 +262,13 @@ def test_resume_with_other_labels_is_refused(data, unbroken, tmp_path):
 def test_what_cannot_run_is_told_before_anything_is_written(data, tmp_path, more, message):
     with pytest.raises(UserError, match=message):
         train.train([*smoke_args(data, tmp_path / "run"), *more])
+    assert not (tmp_path / "run").exists()
+
+
+def test_patches_too_small_are_told_before_anything_is_written(tmp_path):
+    write_kaggle_folder(tmp_path / "data", train=60, test=0, size=16)
+    with pytest.raises(UserError, match="16 x 16 pixels, expected at least 32 x 32"):
+        train.train(smoke_args(tmp_path / "data", tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 

@@ -13,7 +13,7 @@ from training_cases import CPU, FP32, TinyNet, one_thread, tiny_trainer  # noqa:
 from models import create_model
 from pipeline.errors import UserError
 from pipeline.split import Split
-from training.build import check_split
+from training.build import check_size, check_split
 from training.config import OptimSettings
 from training.device import Precision
 from training.diagnose import diagnose
@@ -49,6 +49,22 @@ def test_what_cannot_be_learned_from_is_told_before(train, validation, batch, pr
     split = Split(np.array(train, int), np.array(validation, int), "")
     with pytest.raises(UserError, match=message):
         check_split(split, np.array([0, 1, 0, 1, 0, 1]), batch, processes)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "augment", "message"),
+    [
+        (31, 64, "none", "64 x 31 pixels, expected at least 32 x 32"),
+        (32, 48, "light", "48 x 32 pixels.*--augment none"),
+    ],
+)
+def test_patches_that_cannot_be_learned_from_are_told_before(height, width, augment, message):
+    with pytest.raises(UserError, match=message):
+        check_size(height, width, augment)
+
+
+def test_patches_of_any_shape_can_be_learned_from_as_they_are():
+    check_size(32, 48, "none")
 
 
 # -- step -------------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from models import PretrainedUnavailable, create_model
+from models.create import LEAST_SIDE
 from models.saved import WeightsInfo
 from pipeline.dataset import PatchTable, open_dataset
 from pipeline.errors import UserError
@@ -107,6 +108,7 @@ def train_inputs(
             table, settings, device=device, cache_dir=data.cache_dir, say=world.say, progress=world.is_main,
             verify_ids=data.verify_ids and world.is_main,
         )  # fmt: skip
+    check_size(source.height, source.width, data.augment)
     common = {"batch_size": optim.batch_size, "device": device, "normalisation": KAGGLE_NORMALISATION,
               "settings": settings, "seed": config.run.seed}  # fmt: skip
     train = Loader(
@@ -137,7 +139,7 @@ def drawn_table(table: PatchTable, limit: int, seed: int, folder: RunFolder | No
 
     Raises UserError if the kept split is damaged.
     """
-    if limit and folder is not None and folder.split.exists():
+    if limit and folder is not None and folder.needs(folder.split):
         require_own(folder, folder.split)
         return limited_again(table, folder.split)
     return limited(table, limit, seed)
@@ -151,7 +153,7 @@ def usable_table(
     Process 0 decides for all. Raises UserError if nothing is left, or the list does not fit the data.
     """
     found = table
-    if data.on_bad == "skip" and folder is not None and folder.left_out.exists():
+    if data.on_bad == "skip" and folder is not None and folder.needs(folder.left_out):
         require_own(folder, folder.left_out)
         found = usable_again(table, folder.left_out)
     elif world.is_main:
@@ -165,7 +167,7 @@ def run_split(table: PatchTable, data: DataSettings, seed: int, folder: RunFolde
     Raises:
         UserError: the groups or the kept split do not fit the patches.
     """
-    if folder is not None and folder.split.exists():
+    if folder is not None and folder.needs(folder.split):
         require_own(folder, folder.split)
         return read_split(folder.split, table.ids)
     groups = read_groups(data.groups, table.ids) if data.groups else None
@@ -207,6 +209,19 @@ def check_split(split: Split, labels: np.ndarray, batch_size: int, processes: in
         raise UserError(
             f"--batch-size {batch_size} leaves one patch for each of {processes} processes;"
             f" BatchNorm needs two: give at least {2 * processes}"
+        )
+
+
+def check_size(height: int, width: int, augment: str) -> None:
+    """Raise UserError if patches of this size, pixels, cannot be learned from."""
+    if min(height, width) < LEAST_SIDE:
+        raise UserError(
+            f"the patches have {width} x {height} pixels, expected at least {LEAST_SIDE} x {LEAST_SIDE}: the networks"
+            " shrink them more often than smaller ones allow"
+        )
+    if height != width and AUGMENTATIONS[augment].dihedral:
+        raise UserError(
+            f"the patches have {width} x {height} pixels: quarter turns need square patches; use --augment none"
         )
 
 

@@ -30,14 +30,19 @@ def claimed(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def make_folder(folder: Path) -> None:
+    """Make ``folder`` and those above it. Raises UserError if it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{folder}: cannot be made: {reason}; give another --out-dir") from error
+
+
 def _lock(folder: Path) -> int:
     """The open, locked folder."""
     while True:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"{folder}: cannot be made: {reason}; give another --out-dir") from error
+        make_folder(folder)
         try:
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:

@@ -229,7 +229,7 @@ def check(config: TrainConfig) -> TrainConfig:
         ),
         ("--limit", data.limit, data.limit == 0 or data.limit >= 4, "0 for all patches, or at least 4"),
         ("--workers", data.workers, (data.workers or 0) >= 0, "at least 0"),
-        ("--seed", run.seed, 0 <= run.seed < 2**63, "a whole number of at least 0"),
+        ("--seed", run.seed, 0 <= run.seed < 2**32, "a whole number from 0 to 4294967295"),
         ("--checkpoint-every", run.checkpoint_every, run.checkpoint_every >= 0, "at least 0"),
     ]
     if wrong := [f"{name} {value}: expected {expected}" for name, value, fine, expected in rules if not fine]:

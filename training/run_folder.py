@@ -19,7 +19,7 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, remove_leftovers, require_writable
-from training.claim import claimed
+from training.claim import claimed, make_folder
 from training.config import TrainConfig, check, from_dict, parse, preset_config, refuse_conflicts
 from training.device import Precision, cpu_model, describe_device, gpu_of_machine
 
@@ -83,6 +83,13 @@ class RunFolder:
         """Weights of the epoch with the highest validation AUC."""
         return self.path / "best.safetensors"
 
+    def needs(self, path: Path) -> bool:
+        """Whether ``path``, a list of the run, is read: where it is there, and once the run has learned something.
+
+        A list drawn anew would have the run validate on what it learned; one that is gone is an error.
+        """
+        return path.exists() or self.last.exists()
+
     @property
     def resume_command(self) -> str:
         """The command that continues this run."""
@@ -99,11 +106,7 @@ class RunFolder:
         Raises:
             UserError: it cannot be made.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"{self.path}: cannot be made: {reason}; give another --out-dir") from error
+        make_folder(self.path)
         remove_leftovers(self.path)
 
 
@@ -118,6 +121,16 @@ def require_own(folder: RunFolder, path: Path) -> None:
         raise UserError(
             f"{path}: damaged, or not this run's: its SHA-256 is not the one in {folder.config.name}. Nothing was"
             " changed; put back a good copy of it"
+        )
+
+
+def require_size(folder: RunFolder, patch_size: tuple[int, int]) -> None:
+    """Raise UserError unless the run learned from patches of ``patch_size``, height and width in pixels."""
+    began_with, now = read_json(folder.config, sealed=True).get("patch_size"), list(patch_size)
+    if began_with != now:
+        raise UserError(
+            f"{folder.path}: the run began with patches of {began_with} pixels (height, width), the data set now has"
+            f" {now}; resume with the data set it began with"
         )
 
 
@@ -180,10 +193,11 @@ def refuse_existing(out_dir: Path, *, resume: bool) -> None:
     if not out_dir.is_dir():
         raise UserError(f"{out_dir}: expected a folder for the run, found a file; give another --out-dir")
     if resume and (out_dir / "config.json").exists():
+        require_state(RunFolder(out_dir))
         return
     content = [path.name for path in out_dir.iterdir() if not (path.name.startswith(".") and path.suffix == ".tmp")]
-    if not content:
-        return
+    if not set(content) - {"config.json", "environment.json", "split.csv", "left_out.csv"}:
+        return  # empty, or a run that failed or was killed before it had learned anything worth keeping
     if "config.json" in content:
         raise UserError(
             f"{out_dir}: already holds a run. Continue it with --resume, or give another --out-dir;"
@@ -192,6 +206,21 @@ def refuse_existing(out_dir: Path, *, resume: bool) -> None:
     raise UserError(
         f"{out_dir}: is no run folder and not empty (it holds {sorted(content)[0]}); give another --out-dir"
     )
+
+
+def require_state(folder: RunFolder) -> None:
+    """Raise UserError if last.pt of a run is gone: begun anew, it would overwrite what it has.
+
+    Killed at the end of its first epoch, a run may have written that epoch's results and not yet last.pt.
+    """
+    if folder.last.exists():
+        return
+    lines = folder.metrics.read_bytes().count(b"\n") if folder.metrics.exists() else 0
+    if lines > 2 or (folder.path / "report.html").exists():
+        raise UserError(
+            f"{folder.last}: not there, and the folder holds the results of its run, which would be overwritten;"
+            " put last.pt back, or start a new run with another --out-dir and without --resume"
+        )
 
 
 def newest_run(runs_dir: Path) -> Path | None:
