@@ -10,12 +10,12 @@ import functools
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numba.core.errors import NumbaError
 from nvidia.dali import types
 from nvidia.dali.plugin.numba import NumbaFunction
 
 from pipeline.errors import warn_once
+from pipeline.jit import jit
 
 # A pixel's three values depend on at most two neighbours to either side, in memory: colour is a row filter of five taps
 # whose weights repeat with the pixels. Filters are what compilers vectorise; 3 x 3 matrices on packed RGB are not.
@@ -23,7 +23,7 @@ _TAPS = 5
 _REACH = 2
 
 
-@njit(nogil=True, cache=True)
+@jit
 def _load(row, values, at, step):
     """Copy pixels ``step`` values apart, from ``at`` on, into ``row`` [3 n] float32."""
     if step == 3:
@@ -40,7 +40,7 @@ def _load(row, values, at, step):
             at += step
 
 
-@njit(nogil=True, cache=True)
+@jit
 def _walk(height, width, view):
     """Where a view begins in memory, and how far apart its rows and its pixels are, in values."""
     row_step, step = 3 * width, 3
@@ -56,7 +56,7 @@ def _walk(height, width, view):
     return at, row_step, step
 
 
-@njit(nogil=True, cache=True)
+@jit
 def _filter(out, row, weights, offset):
     w0, w1, w2, w3, w4 = weights[0], weights[1], weights[2], weights[3], weights[4]
     r1, r2, r3, r4 = row[1:], row[2:], row[3:], row[4:]
@@ -64,13 +64,13 @@ def _filter(out, row, weights, offset):
         out[e] = w0[e] * row[e] + w1[e] * r1[e] + w2[e] * r2[e] + w3[e] * r3[e] + w4[e] * r4[e] + offset[e]
 
 
-@njit(nogil=True, cache=True)
+@jit
 def _scale(out, row, mean, gain):
     for e in range(len(out)):
         out[e] = (row[e] - mean[e]) * gain[e]
 
 
-@njit(nogil=True, cache=True)
+@jit
 def _coloured(out, patch, view, colour):
     height, width = patch.shape[0], patch.shape[1]
     values, target, length = patch.reshape(-1), out.reshape(-1), 3 * width
@@ -87,7 +87,7 @@ def _coloured(out, patch, view, colour):
         _filter(target[i * length : (i + 1) * length], row, weights, offset)
 
 
-@njit(nogil=True, cache=True)
+@jit
 def _normalised(out, patch, view, scale):
     height, width = patch.shape[0], patch.shape[1]
     values, target, length = patch.reshape(-1), out.reshape(-1), 3 * width

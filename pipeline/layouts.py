@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from pipeline.bulk_read import BulkReader, bulk_reader
 from pipeline.dataset import PatchTable
 from pipeline.errors import UserError, listed
 from pipeline.stores import FolderStore, Store, read_all, unreadable
@@ -100,8 +101,11 @@ def scan_layouts(
     checker = LayoutChecker()
     verdicts_kept = Verdicts(None if cache_dir is None else Path(cache_dir), table.split, table.store, say)
 
+    bulk = bulk_reader(table.store)
+
     def check_rows(rows: range) -> list[_Checked]:
-        return [_check_row(table.store, row, checker, verdicts_kept) for row in rows]
+        known = [None] * len(rows) if bulk is None else _known_strips(bulk, rows, checker)
+        return [known[place] or _check_row(table.store, row, checker, verdicts_kept) for place, row in enumerate(rows)]
 
     tasks = [range(start, min(start + _ROWS_A_TASK, len(table))) for start in range(0, len(table), _ROWS_A_TASK)]
     verdicts: list[_Checked] = []
@@ -118,6 +122,17 @@ def scan_layouts(
             pool.shutdown(wait=True, cancel_futures=True)
             verdicts_kept.save()
     return _summarise(table, verdicts)
+
+
+def _known_strips(bulk: BulkReader, rows: range, checker: LayoutChecker) -> list[_Checked | None]:
+    """The verdicts on files whose header is that of one seen before: nearly all of Kaggle's."""
+    heads_u8 = np.empty((len(rows), HEAD_BYTES), np.uint8)
+    found = bulk.read_heads(np.arange(rows.start, rows.stop), heads_u8)
+    layouts = checker.known_strips(heads_u8, found.whole_sizes(HEAD_BYTES))
+    return [
+        layout and _Checked(layout, "", size, mtime_ns)
+        for layout, size, mtime_ns in zip(layouts, found.size.tolist(), found.mtime_ns.tolist(), strict=True)
+    ]
 
 
 def _check_row(store: Store, row: int, checker: LayoutChecker, verdicts: Verdicts) -> _Checked:

@@ -20,6 +20,7 @@ from pipeline.errors import UserError
 from pipeline.files import remove_leftovers, replacing
 from pipeline.layouts import bad_files, check_image, scan_layouts
 from pipeline.packfile import CHANNELS, HEADER_BYTES, PackFile, PackHeader, encode_header, encode_index
+from pipeline.staging import UncheckedStrips
 from pipeline.tiff import LayoutChecker, StripLayout, TiffError
 
 _ROWS_A_TASK = 128
@@ -175,6 +176,10 @@ class _Packer:
         else:
             check_image(table.store.read(0), self._checker)  # not one is good: the first complaint stands for all
         self.patch_bytes = self.height * self.width * CHANNELS
+        self._strips: UncheckedStrips | None = None
+        with contextlib.suppress(UserError):  # the first file needs a decoder: then most do
+            strips = UncheckedStrips(table)
+            self._strips = strips if (strips.height, strips.width) == (self.height, self.width) else None
         self._decoder = Decoder(self.height, self.width, batch_size=_ROWS_A_TASK, threads=1)
         self._decoding = threading.Lock()
 
@@ -186,7 +191,11 @@ class _Packer:
         pixels = np.empty((len(rows), self.height, self.width, CHANNELS), np.uint8)
         bad: dict[int, str] = {}
         encoded: dict[int, np.ndarray] = {}
-        for place, row in enumerate(rows):
+        places = range(len(rows))
+        if self._strips is not None:
+            places = self._strips.read_known(np.arange(rows.start, rows.stop), pixels)
+        for place in places:
+            row = rows[place]
             try:
                 data = self._table.store.read(row)
                 layout = check_image(data, self._checker)

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from pipeline.bulk_read import Found, bulk_reader, no_heads
 from pipeline.errors import UserError
 from pipeline.layouts import Layouts
 from pipeline.packfile import PackFile
@@ -44,7 +45,7 @@ class TiffSource:
 
     def __init__(self, store: Store, layouts: Layouts) -> None:
         self.height, self.width = layouts.height, layouts.width
-        self._store, self._layouts = store, layouts
+        self._store, self._layouts, self._bulk = store, layouts, bulk_reader(store)
 
     def __len__(self) -> int:
         return len(self._layouts.offset)
@@ -59,7 +60,16 @@ class TiffSource:
             UserError: a file cannot be read, or is not the one that was checked: nothing unchecked may reach a
                 decoder, which some headers make crash.
         """
-        return [np.frombuffer(self._read(int(row)), np.uint8) for row in rows]
+        if self._bulk is None:
+            return [np.frombuffer(self._read(row), np.uint8) for row in rows.tolist()]
+        size = self._layouts.size[rows]
+        at = np.concatenate([[0], np.cumsum(size)])
+        body_u8 = np.empty(at[-1], np.uint8)
+        found = self._bulk.read(rows, np.zeros(len(rows), np.int64), no_heads(len(rows)), body_u8, at)
+        files = np.split(body_u8, at[1:-1])
+        for place in _others(found, size, size, self._layouts.mtime_ns[rows]):
+            files[place] = np.frombuffer(self._read(int(rows[place])), np.uint8)
+        return files
 
     def _read(self, row: int) -> bytes:
         if not isinstance(self._store, FolderStore):
@@ -82,33 +92,45 @@ class StripSource:
 
     def __init__(self, store: FolderStore, layouts: Layouts) -> None:
         self.height, self.width = layouts.height, layouts.width
-        self._store, self._offset = store, layouts.offset.tolist()
-        self._size, self._mtime_ns = layouts.size.tolist(), layouts.mtime_ns.tolist()
+        self._store, self._layouts, self._bulk = store, layouts, bulk_reader(store)
 
     def __len__(self) -> int:
-        return len(self._offset)
+        return len(self._layouts.offset)
 
     def name(self, row: int) -> str:
         return self._store.name(row)
 
     def read_into(self, rows: np.ndarray, out_u8: np.ndarray) -> None:
-        expected = self.height * self.width * CHANNELS
-        for row, patch in zip(rows.tolist(), out_u8, strict=True):
-            path = self._store.name(row)
+        places = range(len(rows))
+        if self._bulk is not None:
+            nbytes = self.height * self.width * CHANNELS
+            at = np.arange(len(rows) + 1) * nbytes
+            found = self._bulk.read(rows, self._layouts.offset[rows], no_heads(len(rows)), out_u8, at)
+            places = _others(found, nbytes, self._layouts.size[rows], self._layouts.mtime_ns[rows])
+        for place in places:
+            self._read_one(int(rows[place]), out_u8[place])
+
+    def _read_one(self, row: int, patch: np.ndarray) -> None:
+        path, expected = self._store.name(row), self.height * self.width * CHANNELS
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    found = os.preadv(descriptor, [patch], self._offset[row])
-                    status = os.fstat(descriptor)  # after the read: a change meanwhile shows too
-                finally:
-                    os.close(descriptor)
-            except OSError as error:
-                raise unreadable(path, error) from error
-            # Another file of this name may be laid out in another way: its bytes would pass for pixels.
-            if status.st_mtime_ns != self._mtime_ns[row] or status.st_size != self._size[row]:
-                raise _changed(path)
-            if found != expected:
-                raise UserError(f"{path}: expected {expected:,} bytes of pixels, found {found:,}; it was cut short")
+                found = os.preadv(descriptor, [patch], int(self._layouts.offset[row]))
+                status = os.fstat(descriptor)  # after the read: a change meanwhile shows too
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise unreadable(path, error) from error
+        # Another file of this name may be laid out in another way: its bytes would pass for pixels.
+        if status.st_mtime_ns != self._layouts.mtime_ns[row] or status.st_size != self._layouts.size[row]:
+            raise _changed(path)
+        if found != expected:
+            raise UserError(f"{path}: expected {expected:,} bytes of pixels, found {found:,}; it was cut short")
+
+
+def _others(found: Found, nbytes: int | np.ndarray, size: np.ndarray, mtime_ns: np.ndarray) -> list[int]:
+    """Places of the files that were not read whole, or are not those that were checked."""
+    return np.flatnonzero((found.nbytes != nbytes) | (found.size != size) | (found.mtime_ns != mtime_ns)).tolist()
 
 
 class PackedSource:

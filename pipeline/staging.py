@@ -1,7 +1,7 @@
 """A whole split into device memory in one pass over its files: read, header check, slice. Nothing is packed before."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from queue import SimpleQueue
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from pipeline.bulk_read import bulk_reader
 from pipeline.dataset import PatchTable
 from pipeline.errors import UserError
 from pipeline.pinned import HostPatches
@@ -31,7 +32,7 @@ class UncheckedStrips:
         Raises:
             UserError: it cannot be read, or its pixels cannot be sliced out of it.
         """
-        self._store, self._checker = table.store, LayoutChecker()
+        self._store, self._checker, self._bulk = table.store, LayoutChecker(), bulk_reader(table.store)
         self._len = len(table)
         first = self._store.read(0)
         self._layout, self._size = self._prove(0, first, len(first)), len(first)
@@ -46,8 +47,18 @@ class UncheckedStrips:
     def read_into(self, rows: np.ndarray, out_u8: np.ndarray) -> None:
         """As PixelSource's. UserError also names a file that is laid out in another way."""
         read = self._read_file if isinstance(self._store, FolderStore) else self._read_member
-        for row, patch in zip(rows.tolist(), out_u8, strict=True):
-            read(row, patch)
+        for place in self.read_known(rows, out_u8):
+            read(int(rows[place]), out_u8[place])
+
+    def read_known(self, rows: np.ndarray, out_u8: np.ndarray) -> Sequence[int]:
+        """As ``read_into``, but of those files alone that have the first one's header; gives the others' places."""
+        if self._bulk is None:
+            return range(len(rows))
+        heads_u8 = np.empty((len(rows), self._layout.offset), np.uint8)
+        at = np.arange(len(rows) + 1) * self._layout.nbytes
+        found = self._bulk.read(rows, np.zeros(len(rows), np.int64), heads_u8, out_u8, at)
+        layouts = self._checker.known_strips(heads_u8, found.whole_sizes(self._layout.offset + self._layout.nbytes))
+        return [place for place, layout in enumerate(layouts) if layout != self._layout]
 
     def _read_file(self, row: int, patch: np.ndarray) -> None:
         head = bytearray(self._layout.offset)

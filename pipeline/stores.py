@@ -65,18 +65,18 @@ class FolderStore:
     def __init__(self, folder: Path, ids: Sequence[str], suffixes: Sequence[str]) -> None:
         self.place = folder
         self._prefix = f"{folder}{os.sep}"
-        self._names = [identifier + suffix for identifier, suffix in zip(ids, suffixes, strict=True)]
+        self.names = [identifier + suffix for identifier, suffix in zip(ids, suffixes, strict=True)]
 
     def take(self, rows: np.ndarray) -> "FolderStore":
-        names = [self._names[row] for row in rows.tolist()]
+        names = [self.names[row] for row in rows.tolist()]
         return FolderStore(self.place, names, [""] * len(names))
 
     def name(self, row: int) -> str:
-        return self._prefix + self._names[row]
+        return self._prefix + self.names[row]
 
     def open(self, row: int) -> tuple[int, os.stat_result]:
         """Open the file for reading: (file descriptor, status). The caller closes it."""
-        path = self._prefix + self._names[row]
+        path = self._prefix + self.names[row]
         try:
             # O_NONBLOCK: opening a named pipe would wait for a writer for ever.
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -106,10 +106,10 @@ class FolderStore:
             status = status or os.stat(self.name(row))
         except OSError as error:
             raise unreadable(self.name(row), error) from error
-        return Stamp(self._names[row], status.st_size, status.st_mtime_ns)
+        return Stamp(self.names[row], status.st_size, status.st_mtime_ns)
 
     def fingerprint(self) -> str:
-        return _fingerprint(b"folder", (self.stamp(row) for row in range(len(self._names))))
+        return _fingerprint(b"folder", (self.stamp(row) for row in range(len(self.names))))
 
 
 class ZipStore:

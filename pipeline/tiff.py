@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
+
 from pipeline.tiff_header import HEADER_NBYTES, Header, PrefixTooShort, Tag, TiffError, read_ifd, tag_name
 
 __all__ = ["LayoutChecker", "NeedsDecoder", "PrefixTooShort", "StripLayout", "TiffError", "read_layout"]
@@ -163,6 +165,20 @@ class LayoutChecker:
             known = (file_size, end, bytes(head[:end]), layout)
             self._known = [known, *self._known[: REMEMBERED_LAYOUTS - 1]]
         return layout
+
+    def known_strips(self, heads_u8: np.ndarray, sizes: np.ndarray) -> list[StripLayout | None]:
+        """As ``check``, of k files at once; None for one whose header is not known yet, which ``check`` must see.
+
+        heads_u8: [k, h] uint8, the first min(h, size) bytes of each file. sizes: [k], bytes in each file; below 0
+        for one that is to be left out.
+        """
+        found: list[StripLayout | None] = [None] * len(sizes)
+        for size, end, proof, layout in self._known:
+            if end <= min(heads_u8.shape[1], size):
+                same = (heads_u8[:, :end] == np.frombuffer(proof, np.uint8)).all(axis=1) & (sizes == size)
+                for place in np.flatnonzero(same).tolist():
+                    found[place] = layout
+        return found
 
 
 def read_structure(data: bytes | memoryview, file_size: int | None = None) -> Structure:

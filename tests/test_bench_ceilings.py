@@ -12,6 +12,7 @@ from bench import bounds
 from bench.ceilings import PACKING, WRITE, Ceilings, add_packing_share, inflate, open_read_close
 from bench.results import read_result
 from pipeline.dataset import Dataset
+from pipeline.errors import UserError
 
 
 def test_thread_counts_double_up_to_the_most() -> None:
@@ -38,7 +39,7 @@ def test_an_error_in_a_thread_is_not_lost(tmp_path: Path) -> None:
     path.write_bytes(b"x")
     measure = bounds.read_files([str(path)], 1)
     path.unlink()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(UserError, match="cannot be read, such as"):
         measure()
 
 

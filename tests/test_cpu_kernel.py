@@ -56,3 +56,18 @@ def test_without_numba_dalis_operators_take_over_and_it_is_said_in_one_line(monk
     said = [line for line in capfd.readouterr().err.splitlines() if "numba" in line]
     assert len(said) == 1 and re.match(r"warning: .*no numba here.*pip install numba$", said[0])
     assert len(batches) == 12 and batches[0].dtype == torch.float32
+
+
+def test_where_nothing_can_be_kept_functions_are_compiled_all_the_same(monkeypatch) -> None:
+    caching = pytest.importorskip("numba.core.caching")
+    from pipeline.jit import jit
+
+    kept = caching.CompileResultCacheImpl
+    monkeypatch.setattr(kept, "_locator_classes", [])  # as in a container without a writable folder
+    with pytest.raises(RuntimeError, match="cannot cache"):
+        __import__("numba").njit(cache=True)(_twice)
+    assert jit(_twice)(21) == 42
+
+
+def _twice(x):
+    return 2 * x

@@ -9,6 +9,7 @@ from test_sources import ENCODINGS, zipped
 from tests_support import kaggle_tiff, write_kaggle_folder
 
 from pipeline import open as opening
+from pipeline.bulk_read import BulkReader
 from pipeline.dataset import PatchTable, open_dataset
 from pipeline.errors import UserError
 from pipeline.open import AnySource, open_source
@@ -43,14 +44,18 @@ def test_files_and_archives_are_staged_in_one_pass(tmp_path: Path, threads: int,
     assert not (tmp_path / "cache").exists()  # nothing was packed
 
 
-def test_every_file_is_opened_once(tmp_path: Path, monkeypatch) -> None:
+def test_every_file_is_read_once(tmp_path: Path, monkeypatch) -> None:
     write_kaggle_folder(tmp_path / "data", train=20, test=0, size=32)
     table = open_dataset(tmp_path / "data").train
     opened: list[int] = []
-    plain = type(table.store).open
-    monkeypatch.setattr(type(table.store), "open", lambda self, row: opened.append(row) or plain(self, row))
+    by_one, by_many = type(table.store).open, BulkReader.read
+    monkeypatch.setattr(type(table.store), "open", lambda self, row: opened.append(row) or by_one(self, row))
+    monkeypatch.setattr(
+        BulkReader, "read", lambda self, rows, *more: opened.extend(rows.tolist()) or by_many(self, rows, *more)
+    )
     fused(table, tmp_path / "cache")
-    assert sorted(opened) == [0, *range(20)]  # the first once more, to learn the layout
+    # The first twice more: once to learn the layout, once to see that compiled reading works here.
+    assert sorted(opened) == [0, 0, *range(20)]
 
 
 def test_an_existing_packed_file_is_staged_instead(tmp_path: Path) -> None:
