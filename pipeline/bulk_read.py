@@ -88,20 +88,29 @@ def bulk_reader(store: Store) -> BulkReader | None:
     """The reader of a folder's files; None for a .zip, and with a warning where this machine cannot have one."""
     if not isinstance(store, FolderStore) or not store.names:
         return None
-    if not hasattr(ctypes.CDLL(None), "statx"):  # numba would end the process over it
-        return _without("the C library has no statx")
     try:
-        from pipeline.bulk_read_kernel import read_files
+        reader = BulkReader(store, _kernel())
     except ImportError as error:
-        return _without(f"{error}: pip install numba")
-    try:
-        reader = BulkReader(store, read_files)
+        return _without(str(error))
     except OSError:
         return None  # the folder is gone: whoever reads a file of it says so
     # The first call compiles. Some containers forbid the calls that it makes: then it fails where Python does not.
     if reader.read_heads(np.zeros(1, np.int64), np.empty((1, 1), np.uint8)).nbytes[0] < 0 and _readable(store):
         return _without("this system refuses the compiled reader's calls")
     return reader
+
+
+def _kernel() -> Callable[..., None]:
+    """``bulk_read_kernel.read_files``. Raises ImportError, whatever is in the way."""
+    if not hasattr(ctypes.CDLL(None), "statx"):  # numba would end the process over it
+        raise ImportError("the C library has no statx")
+    try:
+        from pipeline.bulk_read_kernel import read_files
+    except ImportError as error:
+        raise ImportError(f"{error}: pip install numba") from error
+    except OSError as error:  # a library of numba's is there and cannot be loaded
+        raise ImportError(str(error).splitlines()[0]) from error
+    return read_files
 
 
 def _without(why: str) -> None:

@@ -108,17 +108,16 @@ def _cpu_operator(settings: GraphSettings) -> Any | None:
     """The operator that does view, colour and normalisation in one pass on a CPU; None where it does not apply."""
     augment = settings.augment
     in_between = augment.affine or augment.stain
-    if settings.device_id is not None or not augment.dihedral or settings.normalisation is None or in_between:
+    if settings.device_id is not None or settings.normalisation is None or in_between:
         return None
-    if settings.height != settings.width:
+    if augment.dihedral and settings.height != settings.width:
         return None
     try:
         from pipeline.cpu_kernel import one_pass
-    except ImportError as error:
-        warn_once(
-            f"augmentation on the CPU takes DALI's own operators, at a quarter of the speed ({error}):"
-            " pip install numba"
-        )
+    except (ImportError, OSError) as error:  # OSError: its library is there and cannot be loaded
+        hint = ": pip install numba" if isinstance(error, ImportError) else ""
+        reason = str(error).splitlines()[0]
+        warn_once(f"augmentation on the CPU takes DALI's own operators, at a quarter of the speed ({reason}{hint})")
         return None
     return one_pass(coloured=augment.colour)
 
@@ -182,8 +181,9 @@ def _graph(settings: GraphSettings, feed: _Feed, fields: list[str], cpu_operator
     elif on_gpu and not settings.on_device:
         patches = patches.gpu()
     if cpu_operator is not None:
+        view = drawn["view"] if settings.augment.dihedral else fn.constant(idata=[0, 0, 0], shape=[3])
         parameters = drawn["colour"] if settings.augment.colour else _mean_and_gain(settings.normalisation)
-        patches = cpu_operator(patches, drawn["view"], parameters)
+        patches = cpu_operator(patches, view, parameters)
     else:
         patches = _augment(patches, drawn, settings)
     return patches, label.gpu() if on_gpu else label

