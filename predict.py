@@ -26,9 +26,9 @@ from pipeline.open import open_source
 from pipeline.settings import AUGMENTATIONS, SOURCE_METAVAR, Normalisation
 from pipeline.sources import check_source_size
 from pipeline.submission import write_submission
-from training.build import SYNTHETIC_NOTE
 from training.device import choose_device, choose_precision, prepare_backends
 from training.inference import BATCH_SIZES, predict_logits
+from training.inputs import SYNTHETIC_NOTE
 from training.metrics import score_probabilities, sigmoid
 from training.networks import load_networks, not_trained_on, read_temperatures
 from training.tuned import Origin, input_settings, predict_batch_size

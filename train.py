@@ -6,7 +6,8 @@ torchrun --nproc-per-node=N train.py ...           trains with N processes on th
 """
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from pipeline.command import run_command
@@ -14,15 +15,17 @@ from pipeline.files import write_json
 from pipeline.left_out import write_left_out
 from pipeline.split import write_split
 from report.run_page import write_run_report
-from training.build import TrainInputs, build_trainer, describe_run, train_inputs
+from training.build import build_step, build_trainer, describe_run
 from training.config import TrainConfig
 from training.device import choose_device, choose_precision, describe_device, prepare_backends
 from training.diagnose import diagnose
 from training.distributed import World
+from training.inputs import TrainInputs, train_inputs, train_patches
 from training.interrupt import Stopped, StopRequest
 from training.loop import Trainer
 from training.progress import Progress
 from training.run_folder import RunFolder, describe_environment, require_size, settled
+from training.step import TrainStep, random_batch
 
 # Validation patches that the report asks the network about again: some seconds on two cores.
 REPORT_PATCHES = 100
@@ -37,11 +40,13 @@ def train(argv: Sequence[str]) -> None:
         device = choose_device(config.run.device, world.local_rank)
         precision = choose_precision(config.optim.precision, device)
         prepare_backends(device)
-        with train_inputs(config, folder, device, world) as inputs:
+        patches = train_patches(config, folder, device, world)
+        step = build_step(config, patches, device=device, precision=precision, world=world)
+        with train_inputs(config, patches, device, world, meanwhile=compile_ahead(config, step, world)) as inputs:
             stop = StopRequest()
-            trainer = build_trainer(config, folder, inputs, device=device, precision=precision, world=world, stop=stop)
+            trainer = build_trainer(config, folder, inputs, step, world=world, stop=stop)
             begin(config, folder, inputs, trainer, world)
-            parameters = sum(p.numel() for p in trainer.step.model.parameters())
+            parameters = sum(p.numel() for p in step.model.parameters())
             world.say(
                 f"{config.model.name}, {parameters / 1e6:.2f} M parameters, {precision.name} on"
                 f" {describe_device(device)}; run folder {folder.path}"
@@ -54,6 +59,22 @@ def train(argv: Sequence[str]) -> None:
                     raise
         if world.is_main:
             finish(folder, progress, inputs)
+
+
+def compile_ahead(config: TrainConfig, step: TrainStep, world: World) -> Callable[[tuple[int, int]], None] | None:
+    """What to do while the files are opened: compiling needs no patches. None where nothing is compiled.
+
+    Several processes do one thing after the other: they wait for each other in both.
+    """
+    if not config.optim.compile or world.size > 1:
+        return None
+
+    def warm_up(patch_size: tuple[int, int]) -> None:
+        began = time.perf_counter()
+        step.warm_up(*random_batch(config.optim.batch_size, patch_size, step.device))
+        world.say(f"compiled in {time.perf_counter() - began:.0f} s, while the files were opened")
+
+    return warm_up
 
 
 def begin(config: TrainConfig, folder: RunFolder, inputs: TrainInputs, trainer: Trainer, world: World) -> None:
@@ -71,9 +92,9 @@ def begin(config: TrainConfig, folder: RunFolder, inputs: TrainInputs, trainer: 
     if not resume:
         write_json(folder.config, describe_run(config, inputs))
         folder.left_out.unlink(missing_ok=True)  # of an earlier run that came to nothing
-        write_split(folder.split, inputs.table.ids, inputs.split)
+        write_split(folder.split, inputs.patches.table.ids, inputs.patches.split)
         if config.data.on_bad == "skip":
-            write_left_out(folder.left_out, inputs.table.left_out)
+            write_left_out(folder.left_out, inputs.patches.table.left_out)
     write_json(folder.environment, describe_environment(trainer.step.device, trainer.step.precision, world.size))
 
 
@@ -84,9 +105,9 @@ def finish(folder: RunFolder, progress: Progress, inputs: TrainInputs) -> None:
     where = f"in {folder.best}" if folder.best.exists() else f"; its weights are gone: there is no {folder.best}"
     print(
         f"best validation AUC {progress.best_auc:.4f} (epoch {progress.best_epoch}) {where}"
-        + (" [SYNTHETIC data]" if inputs.table.synthetic else "")
+        + (" [SYNTHETIC data]" if inputs.patches.table.synthetic else "")
     )
-    report = write_run_report(folder.path, data_dir=inputs.root, patches=REPORT_PATCHES)
+    report = write_run_report(folder.path, data_dir=inputs.patches.root, patches=REPORT_PATCHES)
     print(f"plots in {folder.path / 'plots'}, report in {report} (more patches: python -m report {folder.path})")
 
 

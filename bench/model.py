@@ -24,7 +24,7 @@ from training.compiling import compiled
 from training.config import ModelSettings, OptimSettings
 from training.device import choose_device, choose_precision, prepare_backends
 from training.inference import batch_logits
-from training.step import TrainStep
+from training.step import TrainStep, random_batch
 
 LAYOUTS = {"channels-last": torch.channels_last, "NCHW": torch.contiguous_format}
 WAYS = ("forward", "training step")
@@ -176,11 +176,7 @@ class Network:
         )  # fmt: skip
         averaged = self._step.averaged.eval()
         self._forward = averaged if mode == "eager" else compiled(averaged, mode, device)
-        # Never zeros: a GPU draws less power, and clocks higher, on products of zeros.
-        draw = torch.Generator(device).manual_seed(0)
-        x = torch.randn(count, 3, *size, device=device, generator=draw).contiguous(memory_format=layout)
-        self._x = x.half() if device.type == "cuda" else x  # what the loader delivers
-        self._y = torch.randint(0, 2, (count,), device=device, generator=draw).float()
+        self._x, self._y = random_batch(count, size, device, layout)
         for _ in range(_WARMUP):
             self._call("forward")
             self._call("training step")

@@ -114,7 +114,12 @@ def stage(
     shape = (source.height, source.width, CHANNELS)
     patches = torch.empty((len(source), *shape), dtype=torch.uint8, device=device)
     pieces = [slice(start, min(start + piece, len(source))) for start in range(0, len(source), piece)]
-    read = _to_gpu(source, patches, min(threads, len(pieces)), piece) if patches.is_cuda else _to_host(source, patches)
+    stream = torch.cuda.Stream(device) if patches.is_cuda else None
+    read = (
+        _to_host(source, patches)
+        if stream is None
+        else _to_gpu(source, patches, stream, min(threads, len(pieces)), piece)
+    )
     with (
         ThreadPoolExecutor(threads, thread_name_prefix="stage") as pool,
         tqdm(total=len(source), desc=progress, unit="patch", leave=False, disable=None if progress else True) as bar,
@@ -127,8 +132,8 @@ def stage(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    if patches.is_cuda:
-        torch.cuda.synchronize(device)
+    if stream is not None:
+        stream.synchronize()  # not the device, on which another thread may be at work
     return ResidentSource(patches)
 
 
@@ -137,8 +142,9 @@ def _to_host(source: PixelSource, patches: torch.Tensor) -> Callable[[slice], No
     return lambda rows: source.read_into(np.arange(rows.start, rows.stop), out_u8[rows])
 
 
-def _to_gpu(source: PixelSource, patches: torch.Tensor, threads: int, piece: int) -> Callable[[slice], None]:
-    stream = torch.cuda.Stream(patches.device)
+def _to_gpu(
+    source: PixelSource, patches: torch.Tensor, stream: torch.cuda.Stream, threads: int, piece: int
+) -> Callable[[slice], None]:
     stream.wait_stream(torch.cuda.current_stream(patches.device))  # whoever had this memory before is done with it
     free: SimpleQueue[HostPatches] = SimpleQueue()
     for _ in range(threads):

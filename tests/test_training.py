@@ -13,10 +13,10 @@ from training_cases import CPU, FP32, TinyNet, one_thread, tiny_trainer  # noqa:
 from models import create_model
 from pipeline.errors import UserError
 from pipeline.split import Split
-from training.build import check_size, check_split
 from training.config import OptimSettings
 from training.device import Precision
 from training.diagnose import diagnose
+from training.inputs import check_size, check_split
 from training.metrics import (
     EpochMetrics,
     duration,

@@ -113,6 +113,19 @@ def smoothed(labels: torch.Tensor, smoothing: float) -> torch.Tensor:
     return labels * (1 - smoothing) + smoothing / 2
 
 
+def random_batch(
+    count: int, size: tuple[int, int], device: torch.device, memory_format: torch.memory_format = torch.channels_last
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch in the form in which the loader delivers them, of noise: x [count, 3, H, W] and y [count].
+
+    Never zeros: a GPU draws less power, and clocks higher, on products of zeros. The global generator is left alone.
+    """
+    draw = torch.Generator(device).manual_seed(0)
+    x = torch.randn(count, 3, *size, device=device, generator=draw).contiguous(memory_format=memory_format)
+    y = torch.randint(0, 2, (count,), device=device, generator=draw).float()
+    return x.half() if device.type == "cuda" else x, y
+
+
 class TrainStep:
     """Forward, loss, backward, clipping, optimiser, schedule and weight average of one batch.
 
@@ -151,11 +164,7 @@ class TrainStep:
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> StepResult:
         """Learn from one batch: x [B, 3, H, W] channels-last, y [B] float32 of 0 and 1, both on the device."""
         lr = self._optimizers[-1].param_groups[0]["lr"]
-        with self.precision.autocast():
-            logits = self._forward(x if self.precision.name != "fp32" else x.float())
-        logits = logits.float()
-        loss = F.binary_cross_entropy_with_logits(logits, smoothed(y, self.settings.label_smoothing))
-        self._scaler.scale(loss).backward()
+        logits = self._forward_backward(x, y)
         for optimizer in self._optimizers:
             self._scaler.unscale_(optimizer)
         norm = nn.utils.get_total_norm(p.grad for p in self._parameters if p.grad is not None)
@@ -180,6 +189,27 @@ class TrainStep:
             return StepResult(
                 F.binary_cross_entropy_with_logits(logits, y), ((logits > 0) == (y > 0.5)).sum(), norm, lr
             )
+
+    def warm_up(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Compile for batches in the form of this one, if anything is to be compiled; nothing else is changed by it."""
+        if not self.settings.compile:
+            return
+        before = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            self._forward_backward(x, y)
+        for parameter in self._parameters:
+            parameter.grad = None
+        for buffer, value in before:
+            buffer.copy_(value)
+
+    def _forward_backward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Add the batch's gradient to the parameters'; gives its logits [B] float32."""
+        with self.precision.autocast():
+            logits = self._forward(x if self.precision.name != "fp32" else x.float())
+        logits = logits.float()
+        loss = F.binary_cross_entropy_with_logits(logits, smoothed(y, self.settings.label_smoothing))
+        self._scaler.scale(loss).backward()
+        return logits
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to go on exactly: tensors and plain values."""

@@ -1,0 +1,137 @@
+"""Compiling while the files are opened: it changes nothing that is learned, and what is beside it ends with it."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from training_cases import (
+    BATCH,
+    CPU,
+    FP32,
+    SIZE,
+    TinyNet,
+    assert_same_run,
+    assert_same_state,
+    one_thread,  # noqa: F401  (a fixture for this whole file)
+    smoke_args,
+    write_small_dataset,
+)
+
+import train
+from pipeline.errors import UserError
+from training import step as training_step
+from training.beside import beside
+from training.config import OptimSettings
+from training.run_folder import RunFolder
+from training.step import TrainStep, random_batch
+
+
+@pytest.fixture
+def traced(monkeypatch) -> list[torch.fx.GraphModule]:
+    """The graphs that torch.compile makes, each run as it is: tracing is what must not happen again in training."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: object):
+        graphs.append(graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    monkeypatch.setattr(training_step, "compiled", lambda forward, *_: torch.compile(forward, backend=keep))
+    return graphs
+
+
+def test_warming_up_leaves_everything_as_it_was(traced) -> None:
+    torch.manual_seed(0)
+    optim = OptimSettings(batch_size=6, compile=True)
+    step = TrainStep(TinyNet(dropout=0.5), optim, total_steps=20, device=CPU, precision=FP32)
+    x, y = random_batch(6, (8, 8), CPU)
+    step(x, y)  # so that the optimisers have a state that could change
+    before = {name: _copy(value) for name, value in step.state_dict().items()}
+    drawn = torch.get_rng_state()
+    step.warm_up(-x, 1 - y)
+    assert_same_state(step.state_dict(), before)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(parameter.grad is None for parameter in step.model.parameters())
+    assert len(traced) == 1
+
+
+def test_without_compiling_nothing_is_warmed_up() -> None:
+    step = TrainStep(TinyNet(), OptimSettings(batch_size=6), total_steps=20, device=CPU, precision=FP32)
+    step.warm_up(None, None)
+
+
+def test_a_run_compiles_once_before_its_first_batch_and_learns_the_same(tmp_path: Path, traced, monkeypatch, capsys):
+    data = write_small_dataset(tmp_path / "data")
+    graphs_at_first_batch: list[int] = []
+    step = TrainStep.__call__
+
+    def watched(self, x, y):
+        graphs_at_first_batch.append(len(traced))
+        return step(self, x, y)
+
+    monkeypatch.setattr(TrainStep, "__call__", watched)
+    train.train([*smoke_args(data, tmp_path / "ahead"), "--compile"])
+    assert "while the files were opened" in capsys.readouterr().out
+    # One graph, of the random batch; the loader's batches have its form.
+    assert graphs_at_first_batch[0] == 1 and len(traced) == 1
+    monkeypatch.setattr(train, "compile_ahead", lambda *_: None)
+    train.train([*smoke_args(data, tmp_path / "plain"), "--compile"])
+    assert_same_run(RunFolder(tmp_path / "ahead"), RunFolder(tmp_path / "plain"))
+
+
+def test_bad_files_are_still_listed(tmp_path: Path, traced) -> None:
+    data = write_small_dataset(tmp_path / "data")
+    bad = sorted((data / "train").iterdir())[5]
+    bad.write_bytes(bad.read_bytes()[:-9])
+    with pytest.raises(UserError, match=bad.name):
+        train.train([*smoke_args(data, tmp_path / "run"), "--compile"])
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_a_random_batch_has_the_loaders_form() -> None:
+    x, y = random_batch(BATCH, (SIZE, SIZE), CPU)
+    assert x.shape == (BATCH, 3, SIZE, SIZE) and x.is_contiguous(memory_format=torch.channels_last)
+    assert x.dtype == y.dtype == torch.float32 and set(y.tolist()) == {0, 1}
+
+
+def test_beside_gives_the_result_or_raises_what_the_work_raised() -> None:
+    with beside(lambda: threading.current_thread().name) as work:
+        assert work.result() == "beside"
+    with pytest.raises(ZeroDivisionError), beside(lambda: 1 // 0) as work:
+        work.result()
+    with beside(lambda: 1 // 0):
+        pass  # nobody asked
+
+
+def test_an_interrupt_ends_the_work_beside_at_once() -> None:
+    done: list[int] = []
+
+    def work() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            try:
+                for number in pool.map(lambda n: time.sleep(0.02) or n, range(1000)):
+                    done.append(number)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), beside(work):
+        while not done:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+    assert len(done) < 500 and time.monotonic() - began < 10
+    assert not [thread for thread in threading.enumerate() if thread.name == "beside"]
+
+
+def _copy(value: object) -> object:
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return type(value)((key, _copy(item)) for key, item in value.items())
+    if isinstance(value, list):
+        return [_copy(item) for item in value]
+    return value
