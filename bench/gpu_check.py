@@ -30,19 +30,19 @@ from pipeline.errors import UserError
 from pipeline.files import read_json, write_json, write_text
 
 PROJECT = Path(__file__).resolve().parent.parent
-# What this script and the tests marked gpu import beside torch, torchvision and DALI: {module: package}. Not numba:
-# it serves the augmentation on CPUs alone, which DALI's own operators do without it.
+# What this script and the tests marked gpu import beside torch, torchvision and DALI: {module: package}. numba, of
+# which llvmlite is part, compiles the reading of many files.
 NEEDED = {
     "numpy": "numpy", "pandas": "pandas", "scipy": "scipy", "sklearn": "scikit-learn", "matplotlib": "matplotlib",
     "jinja2": "jinja2", "tqdm": "tqdm", "tyro": "tyro", "docstring_parser": "docstring-parser",
     "typeguard": "typeguard", "typing_extensions": "typing-extensions", "safetensors": "safetensors",
     "PIL": "pillow", "tifffile": "tifffile", "pytest": "pytest",
-    "hypothesis": "hypothesis",
+    "hypothesis": "hypothesis", "numba": "numba", "llvmlite": "llvmlite",
 }  # fmt: skip
 # Of these, what a machine with torch and the usual scientific packages still lacks. DALI's own needs come beside:
 # astunparse gast libcst makefun nvtx optree six. Packed without dependencies, so every one is named.
 # Seen to be enough on paper only: no GPU machine has run this yet.
-USUALLY_LACKING = ("tyro", "docstring-parser", "typeguard")
+USUALLY_LACKING = ("tyro", "docstring-parser", "typeguard", "numba", "llvmlite")
 # Seconds kept back at the end for writing the summary, and for ending a part that overran.
 _RESERVE_S = 8
 _TERMINATE_S = 3
@@ -119,6 +119,8 @@ def plan(check: GpuCheck, folder: Path, cache: Path) -> list[Part]:
         Part("resnet18", bench("model", *on_device, *network, "--model", "resnet18"), 80),
         Part("train", bench("train", *common, *patches, *few, "--batch-size", batch, *(("--compile",) if gpu else ())),
              60),
+        Part("profile", bench("profile", *on_device, "--batch-size", batch, "--mode", "default" if gpu else "eager",
+                              "--steps", "5" if gpu else "1"), 40),
         Part("decoders", bench("decoders", *common, *few, "--patches", "2048" if gpu else "64", "--batch-size", batch),
              30),
         Part("floors", bench("floors", "--out", "{out}"), 30),
