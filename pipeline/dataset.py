@@ -19,6 +19,8 @@ SYNTHETIC_FILE = "SYNTHETIC.txt"
 COLUMNS = ["id", "label"]
 # File systems allow 255 bytes a name; a suffix and a little room belong to us.
 MAX_ID_BYTES = 200
+# What macOS puts beside what one has zipped or looked at.
+_MACS_OWN = {"__MACOSX", ".DS_Store"}
 _SHOWN = 5
 
 
@@ -110,7 +112,10 @@ def dataset_root(data_dir: str | Path) -> Path:
         raise unreadable(str(root), error) from error
     if _is_top({entry.name for entry in entries}):
         return root
-    folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    folders = [
+        entry for entry in entries
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in _MACS_OWN
+    ]  # fmt: skip
     meant = [entry for entry in entries if entry in folders or entry.suffix.lower() == ".zip"]
     if len(meant) == 1 and folders:
         return folders[0]
@@ -243,13 +248,13 @@ def _table(
 
 
 def _by_id(names: Iterable[str], where: str) -> dict[str, str]:
-    """{id: suffix} of the names that are image files."""
+    """{id: suffix as it is written} of the names that are image files."""
     found: dict[str, str] = {}
     for name in names:
         stem, suffix = os.path.splitext(name)
-        if suffix in SUFFIXES and not stem.startswith("."):
+        if suffix.lower() in SUFFIXES and not stem.startswith("."):
             if stem in found:
-                raise DatasetError(f"{where}: expected one file for each id, found {stem}.tif and {stem}.tiff")
+                raise DatasetError(f"{where}: expected one file for each id, found {stem}{found[stem]} and {name}")
             found[stem] = suffix
     return found
 
@@ -301,7 +306,7 @@ class _ZipFiles:
     def __init__(self, path: Path) -> None:
         self.root = path
         self._archive = Archive(path)
-        tops = {name.split("/", 1)[0] for name in self._archive.members}
+        tops = {name for name in self.top() if name not in _MACS_OWN}
         self._prefix = ""
         if not _is_top(tops) and len(tops) == 1:
             self._prefix = f"{tops.pop()}/"

@@ -44,6 +44,30 @@ def test_data_may_lie_in_an_only_folder(copy: Path) -> None:
     assert len(found.train) == 200 and found.root == copy.parent / "outer" / "inner"
 
 
+def test_what_macos_adds_is_looked_past(copy: Path) -> None:
+    outer = copy.parent / "outer"
+    shutil.copytree(copy, outer / "inner")
+    for name in ("__MACOSX/inner/._train_labels.csv", ".DS_Store", "inner/.DS_Store", "inner/train/._patch.tif"):
+        (outer / name).parent.mkdir(parents=True, exist_ok=True)
+        (outer / name).write_bytes(b"\0\5\x16\7")
+    for place in (outer, zipped(outer, copy.parent / "mac.zip")):
+        found = open_dataset(place)
+        assert (len(found.train), len(found.test), found.train.unlisted) == (200, 30, 0)
+
+
+def test_suffixes_may_be_capitals(copy: Path) -> None:
+    plain = open_dataset(copy).train
+    expected = [plain.store.read(row) for row in range(5)]
+    for path in list((copy / "train").iterdir()):
+        path.rename(path.with_suffix(".TIF"))
+    for place in (copy, zipped(copy, copy.parent / "data.zip")):
+        table = open_dataset(place).train
+        assert [table.store.read(row) for row in range(5)] == expected
+    (copy / "train" / f"{plain.ids[0]}.tiff").write_bytes(b"")
+    with pytest.raises(DatasetError, match=rf"found {plain.ids[0]}\.(TIF|tiff) and {plain.ids[0]}\.(TIF|tiff)"):
+        open_dataset(copy)
+
+
 @pytest.mark.parametrize("beside", ["real.zip", "other/"])
 def test_only_folder_is_not_guessed_where_something_else_may_be_meant(copy: Path, beside: str) -> None:
     outer = copy.parent / "outer"
