@@ -1,5 +1,6 @@
 """The bench's pictures: each function draws one result file."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,10 @@ from pipeline.errors import UserError
 from report import style
 
 _ROW_INCHES = 0.3
+# Long names of rows leave little room above the bars.
+_TITLE_LETTERS = 40
+# Bars that differ by more than this factor are drawn on a logarithmic axis.
+_FAR_APART = 20
 _SOURCE_COLOURS = {
     "tiff": style.NEGATIVE,
     "strip": style.VALIDATION,
@@ -58,7 +63,7 @@ def _bars(result: Result, panels: Mapping[str, Sequence[Mapping[str, Any]]]) -> 
     )
     for ax, (title, rows) in zip(axes, panels.items(), strict=True):
         _bar_panel(ax, sorted(rows, key=lambda row: (is_ceiling(row), row["median"])))
-        ax.set_title(title)
+        ax.set_title(textwrap.fill(title, _TITLE_LETTERS))
     axes[-1].set_xlabel("images/s: median as a bar, every round as a tick")
     figure.suptitle(_where(result), fontsize=8, color="#777777")
     return figure
@@ -127,7 +132,7 @@ def draw_scaling(result: Result) -> Figure:
 def draw_end_to_end(result: Result) -> Figure:
     """Training's images/s against the loader alone, the model alone, and what the two allow together."""
     rows = measured(result)
-    figure, axes = style.new_figure(len(rows))
+    figure, axes = style.new_figure(rows=len(rows), panel=(7.6, 2.6))
     for ax, row in zip(axes, rows, strict=True):
         _end_to_end(ax, row)
     figure.suptitle(_where(result), fontsize=8, color="#777777")
@@ -135,21 +140,25 @@ def draw_end_to_end(result: Result) -> Figure:
 
 
 def _end_to_end(ax: Axes, row: Mapping[str, Any]) -> None:
-    ways = {"loader alone": row["loader"], "model alone": row["model"], "training": row}
-    colours = (style.NEGATIVE, style.VALIDATION, style.POSITIVE)
-    bars = ax.bar(list(ways), [way["median"] for way in ways.values()], color=colours, width=0.6)
-    ax.bar_label(bars, [f"{way['median']:,.0f}" for way in ways.values()], padding=2, fontsize=8)
+    ways = {"training": row, "model alone": row["model"], "loader alone": row["loader"]}
+    medians = [way["median"] for way in ways.values()]
+    bars = ax.barh(list(ways), medians, color=(style.POSITIVE, style.VALIDATION, style.NEGATIVE), height=0.6)
+    ax.bar_label(bars, [f"{median:,.0f}" for median in medians], padding=5, fontsize=8)
     slower = min(row["loader"]["median"], row["model"]["median"])
-    ax.axhline(slower, linestyle="--", color=style.ACCENT, label="min(loader, model)")
+    ax.axvline(slower, linestyle="--", color=style.ACCENT, label="min(loader, model)")
     share = row["ratio_to_bound"]["median"]
     reach = row["median"] / share
     if abs(reach - slower) > 0.01 * slower:
-        ax.axhline(reach, linestyle=":", color="#555555", label=row["bound"])
-    ax.margins(y=0.2)
-    ax.grid(False, axis="x")
-    ax.yaxis.set_major_formatter(_THOUSANDS)
-    ax.set(title=f"{row['name']}\ntraining reaches {share:.0%} of {row['bound']}", ylabel="images/s")
-    ax.legend()
+        ax.axvline(reach, linestyle=":", color="#555555", label=row["bound"])
+    ax.margins(x=0.15)
+    if max(medians) > _FAR_APART * min(medians):
+        ax.set_xscale("log")
+        ax.set_xlim(min(medians) / 3, max(medians) * 3)
+    ax.grid(False, axis="y")
+    ax.xaxis.set_major_formatter(_THOUSANDS)
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.set(title=f"{row['name']}\ntraining reaches {share:.0%} of {row['bound']}", xlabel="images/s")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def measured(result: Result) -> list[dict[str, Any]]:

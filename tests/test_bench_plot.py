@@ -54,8 +54,11 @@ def test_end_to_end_stands_against_the_slower_half() -> None:
     row = rate("patchnet", 80.0, 82.0, bound="1 / (1 / loader + 1 / model)", ratio_to_bound={"median": 0.9})
     row |= {"loader": rate("", 300.0), "model": rate("", 120.0)}
     (ax,) = draw_end_to_end(result_of("train", [row])).axes
-    assert [bar.get_height() for bar in ax.patches] == [300, 120, 81]
-    assert [line.get_ydata()[0] for line in ax.lines] == [120, pytest.approx(90)]
+    assert [bar.get_width() for bar in ax.patches] == [81, 120, 300]
+    assert [line.get_xdata()[0] for line in ax.lines] == [120, pytest.approx(90)]
+    assert ax.get_xscale() == "linear"
+    row["loader"] = rate("", 30_000.0)
+    assert draw_end_to_end(result_of("train", [row])).axes[0].get_xscale() == "log"
 
 
 def test_files_that_cannot_be_drawn_cost_a_line_each(tmp_path: Path, capsys) -> None:
