@@ -66,7 +66,7 @@ class PredictSettings:
     evaluate: bool = False
     """Score the labelled patches that none of the runs was trained on, instead of predicting the test patches."""
     batch_size: int = 0
-    """Patches a batch; changes speed alone. 0 takes tuned.json's, else 256 on a CPU and 2,048 on a GPU."""
+    """Patches a batch; changes speed alone. 0 takes tuned.json's, else 64 on a CPU and 1,024 on a GPU."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto takes the GPU, and stops when there is one that cannot be used."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"

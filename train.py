@@ -62,17 +62,14 @@ def train(argv: Sequence[str]) -> None:
 
 
 def compile_ahead(config: TrainConfig, step: TrainStep, world: World) -> Callable[[tuple[int, int]], None] | None:
-    """What to do while the files are opened: compiling needs no patches. None where nothing is compiled.
-
-    Several processes do one thing after the other: they wait for each other in both.
-    """
-    if not config.optim.compile or world.size > 1:
+    """What to do while the files are opened: compiling needs no patches. None where nothing is compiled."""
+    if not config.optim.compile:
         return None
 
     def warm_up(patch_size: tuple[int, int]) -> None:
         began = time.perf_counter()
-        step.warm_up(*random_batch(config.optim.batch_size, patch_size, step.device))
-        world.say(f"compiled in {time.perf_counter() - began:.0f} s, while the files were opened")
+        step.warm_up(*random_batch(config.optim.batch_size // world.size, patch_size, step.device))
+        world.say(f"compiled in {time.perf_counter() - began:.0f} s")
 
     return warm_up
 

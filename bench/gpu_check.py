@@ -43,6 +43,9 @@ NEEDED = {
 # astunparse gast libcst makefun nvtx optree six. Packed without dependencies, so every one is named.
 # Seen to be enough on paper only: no GPU machine has run this yet.
 USUALLY_LACKING = ("tyro", "docstring-parser", "typeguard", "numba", "llvmlite")
+GPU_TESTS = tuple(f"tests/test_gpu_{name}.py" for name in ("pixels", "streams", "training"))
+NETWORKS = ("patchnet", "resnet18")
+_LOADER_PATCHES = 60_000
 # Seconds kept back at the end for writing the summary, and for ending a part that overran.
 _RESERVE_S = 8
 _TERMINATE_S = 3
@@ -105,18 +108,19 @@ def plan(check: GpuCheck, folder: Path, cache: Path) -> list[Part]:
     def bench(name: str, *options: str) -> tuple[str, ...]:
         return ("-m", "bench", name, *options)
 
-    network = ("--batch-sizes", *(("1024", "2048") if gpu else (batch,)), "--seconds", "1" if gpu else "0.1", *few)
-    modes = ("eager", "default", "reduce-overhead", "max-autotune") if gpu else ("eager",)
-    network += ("--precisions", "bf16" if gpu else "fp32", "--layouts", "channels-last", "--modes", *modes)
+    network = ("--batch-sizes", batch, "--seconds", "0.3" if gpu else "0.1", *few)
+    network += ("--precisions", "bf16" if gpu else "fp32", "--layouts", "channels-last", "--modes")
+    modes = ("eager", "default", "reduce-overhead") if gpu else ("eager",)
     on_device = ("--device", check.device, "--out", "{out}")
     parts = [
-        Part("tests", ("-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider"), 150),
+        # Files by name: others import packages that a GPU machine may lack.
+        Part("tests", ("-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", *GPU_TESTS), 150),
         Part("job", bench("job", "--data-dir", str(folder), *on_device, *small), 110),
         Part("staging", bench("staging", *common, *patches, *few), 40),
-        Part("loader", bench("loader", *common, *patches, *few, "--batch-size", batch, "--augment", "light", "standard",
-                             "--round-s", "1"), 100),
-        Part("patchnet", bench("model", *on_device, *network), 80),
-        Part("resnet18", bench("model", *on_device, *network, "--model", "resnet18"), 80),
+        # Not all patches: before each source they leave the page cache, and DataLoader + Pillow reads them five times.
+        Part("loader", bench("loader", *common, "--patches", str(min(check.patches, _LOADER_PATCHES)), *few,
+                             "--batch-size", batch, "--augment", "light", "standard", "--round-s", "1"), 100),
+        *(Part(name, bench("model", *on_device, *network, *modes, "--model", name), 90) for name in NETWORKS),
         Part("train", bench("train", *common, *patches, *few, "--batch-size", batch, *(("--compile",) if gpu else ())),
              60),
         Part("profile", bench("profile", *on_device, "--batch-size", batch, "--mode", "default" if gpu else "eager",
@@ -125,13 +129,18 @@ def plan(check: GpuCheck, folder: Path, cache: Path) -> list[Part]:
              30),
         Part("floors", bench("floors", "--out", "{out}"), 30),
     ]  # fmt: skip
+    # Compiling so takes minutes, and a part that is ended leaves nothing.
+    autotune = [
+        Part(f"{name}-autotune", bench("model", *on_device, *network, "max-autotune", "--model", name), 150)
+        for name in NETWORKS
+    ]
     if check.real is not None:
         seeds = ("--seeds", "0", "1", "2") if gpu else ("--seeds", "0")
         real = ("--data-dir", str(check.real), "--no-predict", *on_device, *seeds)
         preset = ("--preset", "fast" if gpu else "smoke")
         ways = {"auc-fp32": "--precision fp32", "auc-fast": "--precision bf16 --compile" if gpu else "--epochs 1"}
         parts += [Part(name, bench("job", *real, *preset, f"--options={way}"), 75) for name, way in ways.items()]
-    return chosen(parts, check.parts)
+    return chosen(parts + autotune * gpu, check.parts)
 
 
 def chosen(parts: Sequence[Part], names: Sequence[str]) -> list[Part]:

@@ -12,8 +12,8 @@ class Target:
     """One line of the summary."""
 
     what: str
-    part: str
-    """Of the check, whose result holds it."""
+    parts: tuple[str, ...]
+    """Of the check, whose results hold it."""
     value: float
     unit: str
     measured: Callable[[Rows], tuple[float, str] | None]
@@ -52,17 +52,18 @@ def field(*path: str, sign: int = 1) -> Callable[[Rows], tuple[float, str] | Non
     return measured
 
 
+STEP = "training step"
 TARGETS = (
-    Target("best of tiff and strip, light", "loader", 150_000, "images/s", best("tiff, light", "strip, light")),
-    Target("packed, light", "loader", 400_000, "images/s", best("packed, light")),
-    Target("resident, light", "loader", 1_000_000, "images/s", best("resident, light")),
-    Target("fused, light", "loader", 1_000_000, "images/s", best("fused, light")),
-    Target("220,025 TIFFs into device memory", "staging", 5, "s", field("kaggle_s"), at_most=True),
-    Target("training step, ResNet-18", "resnet18", 120_000, "images/s", best("", ending="training step")),
-    Target("training step, patchnet", "patchnet", 250_000, "images/s", best("", ending="training step")),
-    Target("end to end / min(loader, model)", "train", 0.97, "", field("ratio_to_min", "median")),
-    Target("data wait", "train", 0.01, "", field("data_wait", "median"), at_most=True),
-    Target("TIFFs -> network -> submission, TTA", "job", 60, "s", field("seconds", sign=-1), at_most=True),
+    Target("best of tiff and strip, light", ("loader",), 150_000, "images/s", best("tiff, light", "strip, light")),
+    Target("packed, light", ("loader",), 400_000, "images/s", best("packed, light")),
+    Target("resident, light", ("loader",), 1_000_000, "images/s", best("resident, light")),
+    Target("fused, light", ("loader",), 1_000_000, "images/s", best("fused, light")),
+    Target("220,025 TIFFs into device memory", ("staging",), 5, "s", field("kaggle_s"), at_most=True),
+    Target("training step, ResNet-18", ("resnet18", "resnet18-autotune"), 120_000, "images/s", best("", ending=STEP)),
+    Target("training step, patchnet", ("patchnet", "patchnet-autotune"), 250_000, "images/s", best("", ending=STEP)),
+    Target("end to end / min(loader, model)", ("train",), 0.97, "", field("ratio_to_min", "median")),
+    Target("data wait", ("train",), 0.01, "", field("data_wait", "median"), at_most=True),
+    Target("TIFFs -> network -> submission, TTA", ("job",), 60, "s", field("seconds", sign=-1), at_most=True),
 )  # fmt: skip
 
 
@@ -76,7 +77,7 @@ def summarise(content: Mapping[str, Any], seconds: float) -> str:
         lines.append("ON A CPU: this shows that the parts run. The targets are for one H200; nothing here says met.")
     rows = [["", "target", "measured", "met", "from"]]
     for target in TARGETS:
-        found = target.measured(results.get(target.part, []))
+        found = target.measured([row for part in target.parts for row in results.get(part, [])])
         sign = "<=" if target.at_most else ">="
         met = "not measured"
         if found is not None:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -43,11 +43,14 @@ class Job:
         for seed in self.seeds:
             with tempfile.TemporaryDirectory(prefix="bench-job-") as scratch:
                 rows.append(self._once(seed, Path(scratch)))
+            self._write(rows)  # a later run may be stopped
         print_table(
             ["run", "seconds", "train.py", "predict.py", "best AUC"],
             [[r["name"], *(f"{r[k]:.1f}" for k in ("seconds", "train_s", "predict_s")), f"{r['auc']:.4f}"]
              for r in rows],
         )  # fmt: skip
+
+    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         if self.out is not None:
             settings = {"preset": self.preset, "device": self.device, "options": self.options}
             self.out.parent.mkdir(parents=True, exist_ok=True)

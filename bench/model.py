@@ -67,6 +67,8 @@ class Model(BenchOptions):
         """Measure, print and write. A combination that fails gets one line."""
         device = choose_device(self.device)
         prepare_backends(device)
+        # Every combination compiles the same code anew; at the limit torch would run it uncompiled, without a word.
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         flops = count_flops(self.model, self.patch_size())
         failed: dict[str, str] = {}
         networks = self._prepare(device, failed)

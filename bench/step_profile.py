@@ -105,7 +105,9 @@ def by_operation(events: Iterable[Any], steps: int, on_gpu: bool) -> list[dict[s
     rows = []
     for event in events:
         us = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        if event.device_type == wanted and us > 0:
+        # A GPU's time line also has ranges such as "Optimizer.step", which span kernels that are counted already.
+        spans_others = on_gpu and getattr(event, "is_user_annotation", False)
+        if event.device_type == wanted and us > 0 and not spans_others:
             rows.append({"name": event.key, "us_a_step": us / steps, "calls_a_step": event.count / steps})
     whole = sum(row["us_a_step"] for row in rows) or 1.0
     return sorted(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.compiler import require_compiler
 from pipeline.errors import UserError
 from pipeline.graph import GraphSettings, plan_inputs
 
@@ -41,6 +42,8 @@ class FusedGraph:
                 f"source fused: quarter turns need square patches, found {settings.width} x {settings.height}; "
                 "use --augment none"
             )
+        if patches_u8.is_cuda:
+            require_compiler(patches_u8.device, "use --source resident")
         self._patches_u8, self._next_batch = patches_u8, next_batch
         self._fields = plan_inputs(settings.augment, settings.normalisation)
         self._scale: tuple[torch.Tensor, torch.Tensor] | None = None

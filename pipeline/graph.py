@@ -108,7 +108,7 @@ def _cpu_operator(settings: GraphSettings) -> Any | None:
     """The operator that does view, colour and normalisation in one pass on a CPU; None where it does not apply."""
     augment = settings.augment
     in_between = augment.affine or augment.stain
-    if settings.device_id is not None or settings.normalisation is None or in_between:
+    if settings.device_id is not None or settings.half or settings.normalisation is None or in_between:
         return None
     if augment.dihedral and settings.height != settings.width:
         return None
@@ -228,7 +228,8 @@ def _stain(patches, matrix):
 def _normalise(patches, colour, settings: GraphSettings):
     dtype = types.FLOAT16 if settings.half else types.FLOAT
     if colour is not None:
-        return fn.coord_transform(patches, MT=colour, dtype=dtype)
+        coloured = fn.coord_transform(patches, MT=colour, dtype=types.FLOAT)  # which has no FLOAT16
+        return fn.cast(coloured, dtype=types.FLOAT16) if settings.half else coloured
     return fn.crop_mirror_normalize(
         patches,
         mean=[255 * value for value in settings.normalisation.mean],

@@ -224,8 +224,8 @@ class Loader:
 
     def _run(self) -> Batch | None:
         try:
-            # On a GPU the outputs belong to the stream that trains: nobody waits for them on the host, and DALI
-            # takes their memory back only behind what that stream was told to do with them.
+            # On a GPU nobody waits for the outputs on the host: the stream that trains does. Of a batch that is dropped
+            # DALI takes the memory back on a thread of its own, once the device has done all that was queued by then.
             x_nhwc, y = map(_as_torch, self._pipeline.run(self._consumer_stream()))
         except StopIteration:
             self._pipeline.reset()

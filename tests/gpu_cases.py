@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from pipeline.dataset import PatchTable
@@ -87,3 +88,10 @@ class SteadyState:
         finally:
             if self._on_gpu:
                 torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.fixture(autouse=True)
+def compiled_anew() -> Iterator[None]:
+    """Forget what other tests compiled: after eight versions of one function torch runs it uncompiled."""
+    torch.compiler.reset()
+    yield

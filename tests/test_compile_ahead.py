@@ -74,7 +74,7 @@ def test_a_run_compiles_once_before_its_first_batch_and_learns_the_same(tmp_path
 
     monkeypatch.setattr(TrainStep, "__call__", watched)
     train.train([*smoke_args(data, tmp_path / "ahead"), "--compile"])
-    assert "while the files were opened" in capsys.readouterr().out
+    assert "compiled in " in capsys.readouterr().out
     # One graph, of the random batch; the loader's batches have its form.
     assert graphs_at_first_batch[0] == 1 and len(traced) == 1
     monkeypatch.setattr(train, "compile_ahead", lambda *_: None)

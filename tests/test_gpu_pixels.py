@@ -1,11 +1,12 @@
 """On a GPU: every source, compression and augmentation gives the pixels that the CPU gives."""
 
+import gc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from gpu_cases import CPU, KINDS, by_row, make_loader, open_kind
+from gpu_cases import CPU, KINDS, by_row, compiled_anew, make_loader, open_kind  # noqa: F401
 from test_sources import ENCODINGS, zipped
 from tests_support import write_kaggle_folder
 
@@ -99,16 +100,20 @@ def test_files_go_into_gpu_memory_in_one_pass(archive: bool, gpu, tmp_path: Path
         assert np.array_equal(staged.patches_u8.cpu().numpy(), np.stack([known[i] for i in table.ids]))
 
 
-def test_out_of_gpu_memory_falls_back_to_packed_and_says_so(gpu, dataset, tmp_path: Path, monkeypatch) -> None:
+def test_out_of_gpu_memory_falls_back_to_packed_and_says_so(gpu, tmp_path: Path, monkeypatch) -> None:
     if gpu.type == "cpu":
         pytest.skip("torch limits the memory of a GPU alone")
+    # 28 MB, more than the blocks that torch keeps for small tensors and hands out again without asking.
+    write_kaggle_folder(tmp_path / "data", train=1000, test=0, size=96)
+    table = open_dataset(tmp_path / "data").train
     monkeypatch.setattr(opening, "free_memory", lambda device: 2**60)  # so that it is tried
     said: list[str] = []
+    gc.collect()  # loaders of other tests hold memory until then
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(1e-9)
     try:
         source = open_source(
-            dataset.train, InputSettings(source="resident"), device=gpu, cache_dir=tmp_path, say=said.append
+            table, InputSettings(source="resident"), device=gpu, cache_dir=tmp_path / "cache", say=said.append
         )
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)

@@ -5,7 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gpu_cases import CPU, KINDS, OtherStream, SteadyState, by_row, lag, make_loader, open_kind
+from gpu_cases import (
+    CPU,
+    KINDS,
+    OtherStream,
+    SteadyState,
+    by_row,
+    compiled_anew,  # noqa: F401
+    lag,
+    make_loader,
+    open_kind,
+)
 
 from models import create_model
 from training.config import OptimSettings

@@ -1,12 +1,13 @@
 """On a GPU: AMP, channels-last, torch.compile and CUDA graphs learn what fp32 in eager mode learns."""
 
 import os
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from gpu_cases import make_loader, open_kind
+from gpu_cases import compiled_anew, make_loader, open_kind  # noqa: F401
 
 from models import create_model
 from pipeline.dataset import open_dataset
@@ -40,9 +41,9 @@ def batches(request, gpu, tmp_path_factory) -> list:
     found: list = []
     for epoch in range(STEPS):
         loader.set_epoch(epoch)
-        found += [(x.clone(), y.clone()) for x, y, _ in loader]
-        if len(found) >= STEPS:
-            return found[:STEPS]
+        found += [(x.clone(), y.clone()) for x, y, _ in islice(loader, STEPS - len(found))]
+        if len(found) == STEPS:
+            return found
     raise AssertionError("too few patches")
 
 

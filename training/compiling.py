@@ -1,13 +1,11 @@
-"""torch.compile: which mode for which device, and what it needs to be there."""
+"""torch.compile: which mode for which device."""
 
-import os
-import shutil
 from collections.abc import Callable
 from typing import Literal
 
 import torch
 
-from pipeline.errors import UserError
+from pipeline.compiler import require_compiler
 
 CompileMode = Literal["auto", "default", "reduce-overhead", "max-autotune"]
 
@@ -24,25 +22,9 @@ def compiled(forward: Callable, mode: CompileMode, device: torch.device) -> Call
     Raises:
         UserError: there is no compiler to compile with.
     """
-    require_compiler(device)
+    require_compiler(device, "leave --compile out")
     if mode == "auto":
         mode = "reduce-overhead" if device.type == "cuda" else "default"
-    return torch.compile(forward, mode=mode)
-
-
-def require_compiler(device: torch.device) -> None:
-    """Raise UserError where torch.compile has nothing to compile with: Triton's launchers on a GPU are C."""
-    if device.type == "cuda":
-        compiler = os.environ.get("CC", "gcc")
-        if not (shutil.which(compiler) or shutil.which("clang")):
-            raise UserError(
-                f"torch.compile on a GPU needs a C compiler, found no {compiler}: install one (apt install gcc), or"
-                " leave --compile out"
-            )
-        return
-    compiler = os.environ.get("CXX", "g++")
-    if not shutil.which(compiler):
-        raise UserError(
-            f"torch.compile on a CPU needs a C++ compiler, found no {compiler}: install one (apt install g++), or"
-            " leave --compile out"
-        )
+    # Not dynamic: torch compiles what it has seen in two sizes for all sizes from then on, and slower, also for another
+    # network of the same class.
+    return torch.compile(forward, mode=mode, dynamic=False)

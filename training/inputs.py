@@ -114,8 +114,8 @@ def train_inputs(
         patches: what to read.
         device: where batches end.
         world: this process among the others.
-        meanwhile: called with the first patch's (height, width), pixels, while another thread opens the files. Not
-            called where the first file does not tell its size at once.
+        meanwhile: called with the patches' (height, width), pixels, while another thread opens the files;
+            after it where the first file does not tell at once, or where several processes wait for each other.
 
     Raises:
         UserError: files are bad, or of a size that cannot be learned from.
@@ -129,7 +129,7 @@ def train_inputs(
                 progress=world.is_main, verify_ids=data.verify_ids and world.is_main,
             )  # fmt: skip
 
-    size = first_size(patches.table) if meanwhile is not None else None
+    size = first_size(patches.table) if meanwhile is not None and world.size == 1 else None
     if size is None:
         source = opened()
     else:
@@ -137,6 +137,8 @@ def train_inputs(
             meanwhile(size)
             source = opening.result()
     check_size(source.height, source.width, data.augment)
+    if meanwhile is not None and size is None:
+        meanwhile((source.height, source.width))
     common = {"batch_size": config.optim.batch_size, "device": device, "normalisation": KAGGLE_NORMALISATION,
               "settings": patches.settings, "seed": config.run.seed}  # fmt: skip
     labels = patches.table.labels

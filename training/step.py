@@ -19,6 +19,11 @@ from training.muon import Muon
 ADAM_BETAS = (0.9, 0.99)
 
 
+# CUDA graphs are recorded by the second call. In training a batch is dropped by then, and DALI, which takes its memory
+# back, waits for the whole device, which may spoil a recording. The third is the first that replays.
+_WARM_UP_CALLS = 3
+
+
 class StepResult(NamedTuple):
     """What one step gives: 0-dimensional tensors on the device, not waited for, and the rate it used."""
 
@@ -196,9 +201,10 @@ class TrainStep:
             return
         before = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            self._forward_backward(x, y)
-        for parameter in self._parameters:
-            parameter.grad = None
+            for _ in range(_WARM_UP_CALLS):
+                self._forward_backward(x, y)
+                for parameter in self._parameters:
+                    parameter.grad = None
         for buffer, value in before:
             buffer.copy_(value)
 
