@@ -1,5 +1,6 @@
 """Result files: every raw repeat, with what is needed to understand it later."""
 
+import contextlib
 import datetime
 import os
 import platform
@@ -18,6 +19,8 @@ from pipeline.files import read_json, write_json
 from pipeline.settings import usable_cores
 
 SCHEMA = 1
+# bf16 is the faster format with amx_bf16, and the slower one without. The last two are of 64-bit Arm.
+_CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "sve", "bf16")
 # Whose versions are written down, where they are installed.
 _PACKAGES = (
     "torch", "torchvision", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numpy", "numba", "pillow", "ffcv",
@@ -163,6 +166,7 @@ def environment() -> dict[str, Any]:
             continue
     return {
         "cpu": cpu_model(),
+        "cpu_features": cpu_features(),
         "cores": usable_cores(),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "load_average_1min": os.getloadavg()[0],
@@ -174,6 +178,15 @@ def environment() -> dict[str, Any]:
         "dali": packages.get("nvidia-dali-cuda130") or packages.get("nvidia-dali-cuda120"),
         "packages": packages,
     }
+
+
+def cpu_features() -> list[str]:
+    """Those instruction sets of the processor that decide how fast a network runs on it."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        flags = next(line for line in lines if line.startswith(("flags", "Features"))).split()
+        return [name for name in _CPU_FEATURES if name in flags]
+    return []
 
 
 def _git(*arguments: str) -> str | None:
