@@ -17,8 +17,8 @@ from pipeline.split import write_split
 from report.run_page import write_run_report
 from training.build import build_step, build_trainer, describe_run
 from training.config import TrainConfig
-from training.device import choose_device, choose_precision, describe_device, prepare_backends
-from training.diagnose import diagnose
+from training.device import choose_device, choose_precision, describe_device, prepare_backends, slow_bf16
+from training.diagnose import BF16, COMPILE, diagnose
 from training.distributed import World
 from training.inputs import TrainInputs, train_inputs, train_patches
 from training.interrupt import Stopped, StopRequest
@@ -58,7 +58,7 @@ def train(argv: Sequence[str]) -> None:
                     world.say(f"stopped at step {trainer.progress.step}; continue with: {folder.resume_command}")
                     raise
         if world.is_main:
-            finish(folder, progress, inputs)
+            finish(config, folder, progress, inputs, step)
 
 
 def compile_ahead(config: TrainConfig, step: TrainStep, world: World) -> Callable[[tuple[int, int]], None] | None:
@@ -95,9 +95,10 @@ def begin(config: TrainConfig, folder: RunFolder, inputs: TrainInputs, trainer: 
     write_json(folder.environment, describe_environment(trainer.step.device, trainer.step.precision, world.size))
 
 
-def finish(folder: RunFolder, progress: Progress, inputs: TrainInputs) -> None:
+def finish(config: TrainConfig, folder: RunFolder, progress: Progress, inputs: TrainInputs, step: TrainStep) -> None:
     """Draw the plots, write the report, and say what came out and where it is."""
-    print(diagnose(progress.history, inputs.train))
+    tried = [COMPILE] * config.optim.compile + [BF16] * (step.precision.name != "fp32" or slow_bf16(step.device))
+    print(diagnose(progress.history, inputs.train, tried))
     # Before the report: where the disk is full by now, the weights are what matters.
     where = f"in {folder.best}" if folder.best.exists() else f"; its weights are gone: there is no {folder.best}"
     print(

@@ -77,5 +77,5 @@ COMMANDS: Mapping[str, Command] = {
     "floors": Command("bench.floors", "Floors", "operations and bytes of a training step, and what they allow", None),
     "job": Command("bench.job", "Job", "train.py and predict.py against the clock", None),
     "full-size": Command("bench.full_size", "FullSize", "write SYNTHETIC data of Kaggle's size", None),
-    "all": Command("bench.all", "All", "every command above, each result into one folder", None),
+    "all": Command("bench.all", "All", "the commands from ceilings to scaling, each result into one folder", None),
 }

@@ -21,8 +21,8 @@ from training.diagnose import (
     MODEL,
     NORMALISATION,
     OPENS,
-    REMEDIES,
     WORKERS,
+    remedy,
 )  # fmt: skip
 from training.tuned import Origin, input_settings
 
@@ -50,7 +50,7 @@ class Doctor(BenchOptions):
     patches: int = 4096
     """Size of the sample that is measured."""
     seconds: float = 30.0
-    """How long to measure; --apply-and-check takes a third longer."""
+    """How long to measure, beside opening and compiling; --apply-and-check takes a third longer."""
     repeats: int = 3
     """Rounds; everything that is compared takes its turn in each."""
     apply_and_check: bool = False
@@ -105,12 +105,16 @@ def consult(
         print(line)
     advice = advise(examiner, found, seconds=0.3 * seconds, rounds=rounds)
     if not advice:
-        print(f"No setting that was tried gives {WORTHWHILE - 1:.0%}. In general: {REMEDIES[found.bound]}.")
+        tried = [change.flags for change in changes_for(found, on_gpu=examiner.device.type == "cuda")]
+        what = f"Tried: {', '.join(tried)}; not one" if tried else "There is no setting to try that"
+        print(f"{what} gives {WORTHWHILE - 1:.0%}. In general: {remedy(found.bound, tried)}.")
     for each in advice:
         print(f"change {each.describe()}")
     row = describe(found, advice)
     if apply_and_check and advice:
         row["check"] = check(examiner, choice, advice[0], seconds=seconds / 3, rounds=rounds)
+    elif apply_and_check:
+        print("nothing to check")
     return row
 
 

@@ -1,6 +1,5 @@
 """Result files: every raw repeat, with what is needed to understand it later."""
 
-import contextlib
 import datetime
 import os
 import platform
@@ -19,8 +18,6 @@ from pipeline.files import read_json, write_json
 from pipeline.settings import usable_cores
 
 SCHEMA = 1
-# bf16 is the faster format with amx_bf16, and the slower one without. The last two are of 64-bit Arm.
-_CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "sve", "bf16")
 # Whose versions are written down, where they are installed.
 _PACKAGES = (
     "torch", "torchvision", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numpy", "numba", "pillow", "ffcv",
@@ -93,7 +90,7 @@ def write_result(path: Path, command: str, settings: Mapping[str, Any], rows: Se
             "command": command,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "commit": _git("rev-parse", "HEAD"),
-            "dirty": bool(_git("status", "--porcelain")),
+            "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
             "settings": dict(settings),
             "environment": environment(),
             "rows": list(rows),
@@ -156,7 +153,7 @@ def environment() -> dict[str, Any]:
     """Machine and versions."""
     import torch  # here, so that reading result files needs no torch
 
-    from training.device import cpu_model, gpu_of_machine
+    from training.device import cpu_features, cpu_model, gpu_of_machine
 
     packages = {}
     for package in _PACKAGES:
@@ -178,15 +175,6 @@ def environment() -> dict[str, Any]:
         "dali": packages.get("nvidia-dali-cuda130") or packages.get("nvidia-dali-cuda120"),
         "packages": packages,
     }
-
-
-def cpu_features() -> list[str]:
-    """Those instruction sets of the processor that decide how fast a network runs on it."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        flags = next(line for line in lines if line.startswith(("flags", "Features"))).split()
-        return [name for name in _CPU_FEATURES if name in flags]
-    return []
 
 
 def _git(*arguments: str) -> str | None:

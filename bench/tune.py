@@ -52,7 +52,7 @@ class Tune(BenchOptions):
     patches: int = 4096
     """Size of the sample that is measured."""
     seconds: float = 60.0
-    """About how long to search."""
+    """How long to measure while searching, beside opening, packing and compiling."""
     repeats: int = 3
     """Rounds; everything that is compared takes its turn in each."""
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tests_support import random_patches
+from training_cases import one_thread  # noqa: F401  (a fixture for this whole file)
 
 from bench import doctor
 from bench.doctor import Doctor, changes_for, consult

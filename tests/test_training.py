@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.split import Split
 from training.config import OptimSettings
 from training.device import Precision
-from training.diagnose import diagnose
+from training.diagnose import BF16, COMPILE, diagnose
 from training.inputs import check_size, check_split
 from training.metrics import (
     EpochMetrics,
@@ -263,6 +263,9 @@ def test_the_last_line_says_what_bounds_the_run() -> None:
     waiting = dataclasses.replace(quick, data_wait=0.4)
     line = diagnose([warm_up, quick], Waited())
     assert line.startswith("bound by the model: 1,000 images/s (median epoch), 1.0% of the training time")
+    assert line.endswith("would not help; --precision bf16, --compile or a smaller --model may")
+    assert diagnose([quick], Waited(), tried=[COMPILE]).endswith("; --precision bf16 or a smaller --model may")
+    assert diagnose([quick], Waited(), tried=[BF16, COMPILE]).endswith("would not help; a smaller --model may")
     line = diagnose([warm_up, waiting], Waited(read_wait_s=1.5))
     assert line.startswith("bound in part by the input, reading (75% of the waiting): ") and "bench doctor" in line
     assert "input, decoding and augmentation (75% of the waiting)" in diagnose([waiting], Waited(read_wait_s=0.5))

@@ -16,6 +16,8 @@ _MEND = (
     "Update the driver, or install the builds for older drivers (pip install -r requirements-cu12.txt),"
     " or train without the GPU (--device cpu)"
 )
+# The last two are of 64-bit Arm.
+_CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "sve", "bf16")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -132,6 +134,20 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{cpu_model()}, {torch.get_num_threads()} threads"
+
+
+def slow_bf16(device: torch.device) -> bool:
+    """Whether bf16 is the slower format: on a processor that only converts it, or does not know it at all."""
+    return device.type == "cpu" and not {"amx_bf16", "bf16"} & set(cpu_features())
+
+
+def cpu_features() -> list[str]:
+    """Those instruction sets of the processor that decide how fast a network runs on it, as Linux calls them."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        flags = next(line for line in lines if line.startswith(("flags", "Features"))).split()
+        return [name for name in _CPU_FEATURES if name in flags]
+    return []
 
 
 def cpu_model() -> str:

@@ -1,6 +1,6 @@
 """What bounds training: the names, the rule that picks one, and the line that train.py ends with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from training.metrics import EpochMetrics
@@ -10,7 +10,7 @@ DISK, OPENS, DECODE = "the disk", "file opens", "decoding"
 AUGMENTATION, NORMALISATION, HAND_OVER = "augmentation", "normalisation", "the hand-over to the step"
 # What may help against each, in plain words; `python -m bench doctor` measures it.
 REMEDIES: Mapping[str, str] = {
-    MODEL: "a faster input path would not help; --precision bf16, --compile or a smaller --model may",
+    MODEL: "a faster input path would not help",
     WORKERS: "give more --workers: 0 takes every core",
     DISK: "put --cache-dir on a faster disk and use --source packed",
     OPENS: "--source packed opens one file instead of one for each patch",
@@ -19,6 +19,7 @@ REMEDIES: Mapping[str, str] = {
     NORMALISATION: "give more --workers, or train on a GPU",
     HAND_OVER: "a larger --batch-size hands over less often, and changes what is learned",
 }
+BF16, COMPILE = "--precision bf16", "--compile"
 # Below this share of waiting the input path is not what a run waits for.
 _NOTICEABLE = 0.05
 
@@ -52,7 +53,16 @@ def bound_by(loader_s: float, model_s: float, parts: Mapping[str, float], idle_c
     return WORKERS if idle_cores > 0 and largest != DISK else largest
 
 
-def diagnose(history: Sequence[EpochMetrics], loader: InputPath) -> str:
+def remedy(bound: str, tried: Collection[str] = ()) -> str:
+    """What may help against ``bound``: of a network's own flags those that are not among the ``tried``."""
+    if bound != MODEL:
+        return REMEDIES[bound]
+    may = [flag for flag in (BF16, COMPILE) if flag not in tried] + ["a smaller --model"]
+    listed = f"{', '.join(may[:-1])} or {may[-1]}" if len(may) > 1 else may[0]
+    return f"{REMEDIES[MODEL]}; {listed} may"
+
+
+def diagnose(history: Sequence[EpochMetrics], loader: InputPath, tried: Collection[str] = ()) -> str:
     """One line on what the training steps waited for, from the run's own figures.
 
     The first epoch is left out where there are more: it warms caches up and may compile.
@@ -60,6 +70,7 @@ def diagnose(history: Sequence[EpochMetrics], loader: InputPath) -> str:
     Args:
         history: the finished epochs.
         loader: of the training patches, after its last epoch.
+        tried: flags that the run has already, or that are known not to help here.
     """
     epochs = history[1:] or history
     if not epochs:
@@ -68,7 +79,7 @@ def diagnose(history: Sequence[EpochMetrics], loader: InputPath) -> str:
     rate = sorted(m.images_per_s for m in epochs)[len(epochs) // 2]
     text = f"{rate:,.0f} images/s (median epoch), {wait:.1%} of the training time spent waiting for data"
     if wait < _NOTICEABLE:
-        return f"bound by {MODEL}: {text}; {REMEDIES[MODEL]}"
+        return f"bound by {MODEL}: {text}; {remedy(MODEL, tried)}"
     return f"bound in part by the input, {_where(loader)}: {text}; `python -m bench doctor` says what to change"
 
 
