@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.compiler import require_memory_for_numba
 from pipeline.errors import UserError, warn_once
 from pipeline.stores import FolderStore, Store
 
@@ -104,6 +105,7 @@ def _kernel() -> Callable[..., None]:
     """``bulk_read_kernel.read_files``. Raises ImportError, whatever is in the way."""
     if not hasattr(ctypes.CDLL(None), "statx"):  # numba would end the process over it
         raise ImportError("the C library has no statx")
+    require_memory_for_numba()
     try:
         from pipeline.bulk_read_kernel import read_files
     except ImportError as error:

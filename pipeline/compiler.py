@@ -1,6 +1,7 @@
-"""What torch.compile compiles with."""
+"""What compiling needs: torch's, and numba's."""
 
 import os
+import resource
 import shutil
 import sysconfig
 from pathlib import Path
@@ -8,6 +9,19 @@ from pathlib import Path
 import torch
 
 from pipeline.errors import UserError
+
+# Address space that importing numba and compiling the project's functions takes, with room to spare.
+_NUMBA_BYTES = 512 * 2**20
+
+
+def require_memory_for_numba() -> None:
+    """Raise ImportError where a limit (`ulimit -v`) leaves too little memory: numba's compiler then hangs for ever."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    if limit - used < _NUMBA_BYTES:
+        raise ImportError(f"of the memory limit {max(0, limit - used) >> 20} MB are left, too few to compile it")
 
 
 def require_compiler(device: torch.device, otherwise: str) -> None:

@@ -14,6 +14,7 @@ from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali import math as dali_math
 from nvidia.dali.pipeline import Pipeline
 
+from pipeline.compiler import require_memory_for_numba
 from pipeline.errors import warn_once
 from pipeline.plan import EpochPlan
 from pipeline.settings import AugmentSettings, Normalisation
@@ -113,9 +114,10 @@ def _cpu_operator(settings: GraphSettings) -> Any | None:
     if augment.dihedral and settings.height != settings.width:
         return None
     try:
+        require_memory_for_numba()
         from pipeline.cpu_kernel import one_pass
     except (ImportError, OSError) as error:  # OSError: its library is there and cannot be loaded
-        hint = ": pip install numba" if isinstance(error, ImportError) else ""
+        hint = ": pip install numba" if isinstance(error, ModuleNotFoundError) else ""
         reason = str(error).splitlines()[0]
         warn_once(f"augmentation on the CPU takes DALI's own operators, at a quarter of the speed ({reason}{hint})")
         return None

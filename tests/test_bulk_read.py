@@ -11,7 +11,7 @@ import pytest
 from test_sources import ENCODINGS, opened, pixels_of
 from tests_support import kaggle_tiff, write_kaggle_folder
 
-from pipeline import bulk_read, layouts, sources, staging
+from pipeline import bulk_read, compiler, layouts, sources, staging
 from pipeline.bulk_read import BulkReader, bulk_reader, no_heads
 from pipeline.dataset import open_dataset
 from pipeline.errors import UserError, warn_once
@@ -141,6 +141,14 @@ def test_both_ways_of_opening_find_the_same(tmp_path: Path, monkeypatch, encodin
     assert (compiled.height, compiled.width, compiled.kinds) == (plain.height, plain.width, plain.kinds)
     for name in ("offset", "size", "mtime_ns"):
         assert np.array_equal(getattr(compiled, name), getattr(plain, name)), name
+
+
+def test_with_little_memory_nothing_is_compiled(tmp_path: Path, monkeypatch, capfd) -> None:
+    store = store_of(tmp_path, [b"1"])
+    monkeypatch.setattr(compiler.resource, "getrlimit", lambda _: (2**20, 2**20))
+    warn_once.cache_clear()
+    assert bulk_reader(store) is None
+    assert "of the memory limit 0 MB are left" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("why", ["no numba here", "refuses the compiled reader's calls"])

@@ -49,7 +49,7 @@ def test_without_numba_dalis_operators_take_over_and_it_is_said_in_one_line(monk
 
     def no_kernel(name, *arguments):
         if name == "pipeline.cpu_kernel":
-            raise ImportError("no numba here")
+            raise ModuleNotFoundError("no numba here")
         return real_import(name, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", no_kernel)
