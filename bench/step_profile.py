@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.common import print_table
 from bench.results import write_result
+from models.create import LEAST_SIDE
 from pipeline.errors import UserError
 from training.build import build_model
 from training.compiling import CompileMode
@@ -51,8 +52,8 @@ class Profile:
 
     def run(self) -> None:
         """Profile, print and write. Raises UserError for numbers that profile nothing."""
-        if min(self.batch_size, self.steps, self.top) < 1:
-            raise UserError("--batch-size, --steps and --top: expected at least 1")
+        if min(self.batch_size, self.steps, self.top) < 1 or self.size < LEAST_SIDE:
+            raise UserError(f"expected --size of at least {LEAST_SIDE}, --batch-size, --steps and --top of at least 1")
         device = choose_device(self.device)
         prepare_backends(device)
         on_gpu = device.type == "cuda"
@@ -85,6 +86,8 @@ class Profile:
         show(total, rows[: self.top], on_gpu)
         if self.trace is not None:
             found.export_chrome_trace(str(self.trace))
+            if not self.trace.is_file():
+                raise UserError(f"{self.trace}: cannot be written; name a file in a folder that exists")
             print(f"time line written to {self.trace}")
         if self.out is not None:
             settings = {name: getattr(self, name) for name in ("model", "batch_size", "size", "mode", "steps")}

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.compiler import require_memory_for_numba
-from pipeline.errors import UserError, warn_once
-from pipeline.stores import FolderStore, Store
+from pipeline.errors import UserError, reason, warn_once
+from pipeline.stores import MAX_FILE_BYTES, FolderStore, Store
 
 
 class Found(NamedTuple):
@@ -71,7 +71,9 @@ class BulkReader:
             raise ValueError("rows, position, head_u8, body_u8 and at do not fit together")
         found = np.full((3, len(rows)), -1, np.int64)
         body_u8 = body_u8.reshape(-1)
-        self._kernel(self._folder, self._names, self._starts, rows, position, head_u8, body_u8, at, found)
+        self._kernel(
+            self._folder, self._names, self._starts, rows, position, head_u8, body_u8, at, MAX_FILE_BYTES, found
+        )  # fmt: skip
         return Found(*found)
 
     def read_heads(self, rows: np.ndarray, head_u8: np.ndarray) -> Found:
@@ -95,8 +97,12 @@ def bulk_reader(store: Store) -> BulkReader | None:
         return _without(str(error))
     except OSError:
         return None  # the folder is gone: whoever reads a file of it says so
-    # The first call compiles. Some containers forbid the calls that it makes: then it fails where Python does not.
-    if reader.read_heads(np.zeros(1, np.int64), np.empty((1, 1), np.uint8)).nbytes[0] < 0 and _readable(store):
+    try:  # compiles, or loads what was compiled before: a full disk or a damaged file there is no reason to stop
+        first = reader.read_heads(np.zeros(1, np.int64), np.empty((1, 1), np.uint8))
+    except Exception as error:
+        return _without(f"compiling failed: {reason(error)}")
+    # Some containers forbid the calls that it makes: then it fails where Python does not.
+    if first.nbytes[0] < 0 and _readable(store):
         return _without("this system refuses the compiled reader's calls")
     return reader
 
@@ -108,10 +114,10 @@ def _kernel() -> Callable[..., None]:
     require_memory_for_numba()
     try:
         from pipeline.bulk_read_kernel import read_files
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise ImportError(f"{error}: pip install numba") from error
-    except OSError as error:  # a library of numba's is there and cannot be loaded
-        raise ImportError(str(error).splitlines()[0]) from error
+    except Exception as error:  # numba is there and cannot be loaded, or not with this NumPy
+        raise ImportError(reason(error)) from error
     return read_files
 
 

@@ -7,7 +7,6 @@ import numpy as np
 from numba import types
 
 from pipeline.jit import jit
-from pipeline.stores import MAX_FILE_BYTES
 
 # O_NONBLOCK: opening a named pipe would wait for a writer for ever.
 OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
@@ -26,7 +25,7 @@ close = types.ExternalFunction("close", types.intc(types.intc))
 
 
 @jit
-def read_files(folder, names, starts, rows, position, head_u8, body_u8, at, found):
+def read_files(folder, names, starts, rows, position, head_u8, body_u8, at, most_bytes, found):
     """``BulkReader.read`` of the directory ``folder``; ``found`` [3, k], of -1, gets its three rows.
 
     ``names`` [n] uint8: file names, each ended by a zero; ``starts`` [N] int64: where each begins.
@@ -47,7 +46,7 @@ def read_files(folder, names, starts, rows, position, head_u8, body_u8, at, foun
         # After the read: a change meanwhile shows too.
         failed = statx(descriptor, no_name.ctypes.data, _AT_EMPTY_PATH, _MODE_SIZE_MTIME, status.ctypes.data)
         close(descriptor)
-        if failed == 0 and mode[_MODE] & _FORMAT == _REGULAR and status[_SIZE] <= MAX_FILE_BYTES:
+        if failed == 0 and mode[_MODE] & _FORMAT == _REGULAR and status[_SIZE] <= most_bytes:
             found[0, i] = nbytes
             found[1, i] = status[_SIZE]
             found[2, i] = status[_MTIME_S] * 1_000_000_000 + (status[_MTIME_NS] & _UINT32)

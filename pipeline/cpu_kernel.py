@@ -10,11 +10,9 @@ import functools
 from typing import Any
 
 import numpy as np
-from numba.core.errors import NumbaError
 from nvidia.dali import types
 from nvidia.dali.plugin.numba import NumbaFunction
 
-from pipeline.errors import warn_once
 from pipeline.jit import jit
 
 # What a compiler vectorises decides the speed here. Packed RGB it cannot move about pixel by pixel: so pixels become
@@ -115,8 +113,8 @@ def _keep_shape(outs, ins):
 
 
 @functools.cache  # compiling takes seconds: once a process, whatever the number of graphs
-def one_pass(coloured: bool) -> Any | None:
-    """The DALI operator; None, with a warning, where this numba cannot compile it.
+def one_pass(coloured: bool) -> Any:
+    """The DALI operator. Raises whatever numba raises where it cannot compile it.
 
     Args:
         coloured: what the operator takes beside square patches [H, H, 3] uint8 and views [3] int32 (as in
@@ -132,11 +130,7 @@ def one_pass(coloured: bool) -> Any | None:
     def run(out, patch, view, parameters):
         kernel(out, patch, view, parameters)
 
-    try:
-        return NumbaFunction(
-            run_fn=run, setup_fn=_keep_shape, out_types=[types.FLOAT], outs_ndim=[3],
-            in_types=[types.UINT8, types.INT32, types.FLOAT], ins_ndim=[3, 1, 2],
-        )  # fmt: skip
-    except NumbaError as error:
-        warn_once(f"numba cannot compile the CPU's operator ({error}); DALI's own take over, slower")
-        return None
+    return NumbaFunction(
+        run_fn=run, setup_fn=_keep_shape, out_types=[types.FLOAT], outs_ndim=[3],
+        in_types=[types.UINT8, types.INT32, types.FLOAT], ins_ndim=[3, 1, 2],
+    )  # fmt: skip

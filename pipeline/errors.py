@@ -20,6 +20,11 @@ def warn_once(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr)
 
 
+def reason(error: BaseException) -> str:
+    """The first line of an error's text, or its kind where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def listed(lines: Sequence[str], shown: int = 20) -> str:
     """The first ``shown`` lines, indented, and how many more there are: begins with a line break."""
     more = [f"… and {len(lines) - shown:,} more"] if len(lines) > shown else []

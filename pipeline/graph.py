@@ -15,7 +15,7 @@ from nvidia.dali import math as dali_math
 from nvidia.dali.pipeline import Pipeline
 
 from pipeline.compiler import require_memory_for_numba
-from pipeline.errors import warn_once
+from pipeline.errors import reason, warn_once
 from pipeline.plan import EpochPlan
 from pipeline.settings import AugmentSettings, Normalisation
 
@@ -116,12 +116,13 @@ def _cpu_operator(settings: GraphSettings) -> Any | None:
     try:
         require_memory_for_numba()
         from pipeline.cpu_kernel import one_pass
-    except (ImportError, OSError) as error:  # OSError: its library is there and cannot be loaded
+
+        return one_pass(coloured=augment.colour)
+    except Exception as error:  # numba is not there, cannot be loaded or cannot compile: DALI does it too
         hint = ": pip install numba" if isinstance(error, ModuleNotFoundError) else ""
-        reason = str(error).splitlines()[0]
-        warn_once(f"augmentation on the CPU takes DALI's own operators, at a quarter of the speed ({reason}{hint})")
+        why = f"{reason(error)}{hint}"
+        warn_once(f"augmentation on the CPU takes DALI's own operators, at a quarter of the speed ({why})")
         return None
-    return one_pass(coloured=augment.colour)
 
 
 class _Feed:

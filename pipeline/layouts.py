@@ -14,6 +14,7 @@ from tqdm import tqdm
 from pipeline.bulk_read import BulkReader, bulk_reader
 from pipeline.dataset import PatchTable
 from pipeline.errors import UserError, listed
+from pipeline.interruptible import check_interrupt
 from pipeline.stores import FolderStore, Store, read_all, unreadable
 from pipeline.tiff import LayoutChecker, NeedsDecoder, PrefixTooShort, StripLayout, TiffError
 from pipeline.tiff_codecs import check_streams
@@ -116,6 +117,7 @@ def scan_layouts(
     ):  # fmt: skip
         try:
             for checked in pool.map(check_rows, tasks):
+                check_interrupt()
                 verdicts.extend(checked)
                 bar.update(len(checked))
         finally:  # an hour's decoding is not lost by an interrupt

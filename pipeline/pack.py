@@ -6,10 +6,12 @@ import fcntl
 import hashlib
 import os
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from tqdm import tqdm
@@ -17,7 +19,9 @@ from tqdm import tqdm
 from pipeline.dataset import PatchTable
 from pipeline.decode import Decoder
 from pipeline.errors import UserError
+from pipeline.exhausted import Resource, exhausted
 from pipeline.files import remove_leftovers, replacing
+from pipeline.interruptible import check_interrupt
 from pipeline.layouts import bad_files, check_image, scan_layouts
 from pipeline.packfile import CHANNELS, HEADER_BYTES, PackFile, PackHeader, encode_header, encode_index
 from pipeline.staging import UncheckedStrips
@@ -90,6 +94,8 @@ def make_pack(
                 pack = PackFile(path)
             return pack
     except OSError as error:
+        if exhausted(error) is Resource.FILES:
+            raise
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise UserError(
             f"{path}: cannot be written: {error.strerror or error}; "
@@ -113,8 +119,18 @@ def _locked(path: Path):
     """Hold an exclusive lock; where the file system has none, the rename alone keeps the file whole."""
     with path.open("a") as file:
         with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
+            while not _take(file):
+                check_interrupt()
+                time.sleep(0.1)
         yield
+
+
+def _take(lock: IO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _pack(
@@ -146,6 +162,7 @@ def _run(packer: "_Packer", table: PatchTable, threads: int, progress: bool) -> 
     ):  # fmt: skip
         try:
             for number, part in enumerate(pool.map(packer.pack_rows, tasks), start=1):
+                check_interrupt()
                 crc32[part.rows] = part.crc32
                 bad |= part.bad
                 bar.update(len(part.rows))

@@ -112,15 +112,14 @@ class StripSource:
 
     def _read_one(self, row: int, patch: np.ndarray) -> None:
         path, expected = self._store.name(row), self.height * self.width * CHANNELS
+        descriptor, _ = self._store.open(row)
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                found = os.preadv(descriptor, [patch], int(self._layouts.offset[row]))
-                status = os.fstat(descriptor)  # after the read: a change meanwhile shows too
-            finally:
-                os.close(descriptor)
+            found = os.preadv(descriptor, [patch], int(self._layouts.offset[row]))
+            status = os.fstat(descriptor)  # after the read: a change meanwhile shows too
         except OSError as error:
             raise unreadable(path, error) from error
+        finally:
+            os.close(descriptor)
         # Another file of this name may be laid out in another way: its bytes would pass for pixels.
         if status.st_mtime_ns != self._layouts.mtime_ns[row] or status.st_size != self._layouts.size[row]:
             raise _changed(path)

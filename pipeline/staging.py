@@ -12,6 +12,7 @@ from tqdm import tqdm
 from pipeline.bulk_read import bulk_reader
 from pipeline.dataset import PatchTable
 from pipeline.errors import UserError
+from pipeline.interruptible import check_interrupt
 from pipeline.pinned import HostPatches
 from pipeline.sources import CHANNELS, PixelSource, ResidentSource
 from pipeline.stores import FolderStore, unreadable
@@ -127,6 +128,7 @@ def stage(
         waiting = {pool.submit(read, rows): rows for rows in pieces}
         try:
             for done in as_completed(waiting):
+                check_interrupt()
                 done.result()
                 bar.update(waiting[done].stop - waiting[done].start)
         except BaseException:

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from pipeline.decode import Decoder
 from pipeline.errors import UserError, listed
+from pipeline.interruptible import check_interrupt
 from pipeline.sources import CHANNELS, PixelSource, TiffSource
 
 _ROWS_A_TASK = 256
@@ -33,6 +34,7 @@ def iterate_pixels(
     with ThreadPoolExecutor(threads) as pool:
         # A few chunks at a time: pool.map over all of them would hold the whole data set in memory.
         for start in range(0, len(pieces), threads):
+            check_interrupt()
             group = pieces[start : start + threads]
             yield from zip(group, pool.map(read, group), strict=True)
 

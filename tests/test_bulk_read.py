@@ -98,7 +98,7 @@ def test_the_folder_is_closed_with_the_reader(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["strip", "tiff"])
-@pytest.mark.parametrize("change", ["replaced", "cut short", "deleted", "a folder"])
+@pytest.mark.parametrize("change", ["replaced", "cut short", "deleted", "a folder", "a pipe"])
 def test_both_ways_of_reading_complain_alike(tmp_path: Path, monkeypatch, kind: str, change: str) -> None:
     write_kaggle_folder(tmp_path / "data", train=9, test=0, size=32)
     table = open_dataset(tmp_path / "data").train
@@ -111,6 +111,8 @@ def test_both_ways_of_reading_complain_alike(tmp_path: Path, monkeypatch, kind: 
         path.unlink()
         if change == "a folder":
             path.mkdir()
+        elif change == "a pipe":  # opening it must not wait for a writer
+            os.mkfifo(path)
         elif change != "deleted":
             path.write_bytes(whole[: -5 if change == "cut short" else None])
         with pytest.raises(UserError) as caught:
@@ -118,6 +120,7 @@ def test_both_ways_of_reading_complain_alike(tmp_path: Path, monkeypatch, kind: 
         complaints.append(str(caught.value))
         if change == "a folder":
             path.rmdir()
+        path.unlink(missing_ok=True)
         path.write_bytes(whole)
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
         in_python(monkeypatch)
@@ -149,6 +152,16 @@ def test_with_little_memory_nothing_is_compiled(tmp_path: Path, monkeypatch, cap
     warn_once.cache_clear()
     assert bulk_reader(store) is None
     assert "of the memory limit 0 MB are left" in capfd.readouterr().err
+
+
+def test_what_numba_kept_and_cannot_read_is_no_reason_to_stop(tmp_path: Path, monkeypatch, capfd) -> None:
+    def damaged(*_) -> None:
+        raise EOFError("Ran out of input")
+
+    monkeypatch.setattr(bulk_read, "_kernel", lambda: damaged)
+    warn_once.cache_clear()
+    assert bulk_reader(store_of(tmp_path, [b"1"])) is None
+    assert "compiling failed: Ran out of input" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("why", ["no numba here", "refuses the compiled reader's calls"])

@@ -5,8 +5,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from tests_support import kaggle_tiff
 from training_cases import (
     BATCH,
     CPU,
@@ -22,6 +24,7 @@ from training_cases import (
 
 import train
 from pipeline.errors import UserError
+from pipeline.interruptible import check_interrupt
 from training import step as training_step
 from training.beside import beside
 from training.config import OptimSettings
@@ -91,6 +94,18 @@ def test_bad_files_are_still_listed(tmp_path: Path, traced) -> None:
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
+@pytest.mark.parametrize(("size", "complaint"), [(1, "1 of 240 image files cannot be used"), (600, "1 of 240 image")])
+def test_a_first_file_that_is_the_odd_one_is_named_and_not_compiled_for(
+    tmp_path: Path, traced, size, complaint
+) -> None:
+    data = write_small_dataset(tmp_path / "data")
+    first = (data / "train_labels.csv").read_text().splitlines()[1].split(",")[0]
+    (data / "train" / f"{first}.tif").write_bytes(kaggle_tiff(np.zeros((size, size, 3), np.uint8)))
+    with pytest.raises(UserError, match=complaint) as caught:
+        train.train([*smoke_args(data, tmp_path / "run"), "--compile"])
+    assert first in str(caught.value) and not traced
+
+
 def test_a_random_batch_has_the_loaders_form() -> None:
     x, y = random_batch(BATCH, (SIZE, SIZE), CPU)
     assert x.shape == (BATCH, 3, SIZE, SIZE) and x.is_contiguous(memory_format=torch.channels_last)
@@ -113,6 +128,7 @@ def test_an_interrupt_ends_the_work_beside_at_once() -> None:
         with ThreadPoolExecutor(1) as pool:
             try:
                 for number in pool.map(lambda n: time.sleep(0.02) or n, range(1000)):
+                    check_interrupt()
                     done.append(number)
             except BaseException:
                 pool.shutdown(cancel_futures=True)

@@ -26,6 +26,8 @@ from training.distributed import ALONE, World
 from training.run_folder import RunFolder, require_own
 from training.tuned import Origin, input_settings
 
+# Pixels. A first file with a larger side may well be the odd one.
+_LARGE = 512
 SYNTHETIC_NOTE = "SYNTHETIC data: nothing here says anything about real tissue"
 
 
@@ -129,15 +131,20 @@ def train_inputs(
                 progress=world.is_main, verify_ids=data.verify_ids and world.is_main,
             )  # fmt: skip
 
-    size = first_size(patches.table) if meanwhile is not None and world.size == 1 else None
+    size = first_size(patches.table, data.augment) if meanwhile is not None and world.size == 1 else None
     if size is None:
         source = opened()
     else:
         with beside(opened) as opening:
-            meanwhile(size)
+            try:
+                meanwhile(size)
+            except Exception:  # such as of a first file that is not like the others: that is what must be said
+                if opening.done() and isinstance(opening.exception(), UserError):
+                    opening.result()
+                raise
             source = opening.result()
     check_size(source.height, source.width, data.augment)
-    if meanwhile is not None and size is None:
+    if meanwhile is not None and size != (source.height, source.width):
         meanwhile((source.height, source.width))
     common = {"batch_size": config.optim.batch_size, "device": device, "normalisation": KAGGLE_NORMALISATION,
               "settings": patches.settings, "seed": config.run.seed}  # fmt: skip
@@ -157,13 +164,17 @@ def train_inputs(
         validation.close()
 
 
-def first_size(table: PatchTable) -> tuple[int, int] | None:
-    """Height and width of the first patch, pixels; None if its file is not a plain uncompressed one."""
+def first_size(table: PatchTable, augment: str) -> tuple[int, int] | None:
+    """Height and width of the first patch, pixels.
+
+    None if its file is not a plain uncompressed one, or not of a size to prepare for: too small, oblong, or large.
+    """
     try:
         first = UncheckedStrips(table)
+        check_size(first.height, first.width, augment)
     except UserError:  # opening all of them says what is wrong
         return None
-    return first.height, first.width
+    return (first.height, first.width) if max(first.height, first.width) <= _LARGE else None
 
 
 def drawn_table(table: PatchTable, limit: int, seed: int, folder: RunFolder | None) -> PatchTable:
