@@ -18,9 +18,9 @@ from pipeline.dataset import Dataset, PatchTable, open_dataset
 from pipeline.errors import UserError, listed
 from pipeline.files import require_writable
 from pipeline.layouts import check_image, scan_layouts
-from pipeline.left_out import OnBad, usable
+from pipeline.left_out import usable
 from pipeline.open import open_source
-from pipeline.settings import InputSettings
+from pipeline.settings import InputSettings, OnBad
 from pipeline.stores import FolderStore
 from pipeline.tiff import LayoutChecker, StripLayout, TiffError
 from report.explore_page import explore_page

@@ -6,32 +6,22 @@ python predict.py --run runs/NAME --data-dir ... --evaluate    scores labelled p
 """
 
 import sys
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
 import tyro
-from tqdm import tqdm
 
 from pipeline.command import run_command
-from pipeline.dataset import PatchTable, open_dataset
-from pipeline.errors import UserError, listed
-from pipeline.files import replaceable, require_writable, write_csv
-from pipeline.left_out import OnBad, usable, write_left_out
-from pipeline.loader import Loader
-from pipeline.open import open_source
-from pipeline.settings import AUGMENTATIONS, SOURCE_METAVAR, Normalisation
-from pipeline.sources import check_source_size
-from pipeline.submission import write_submission
-from training.device import choose_device, choose_precision, prepare_backends
-from training.inference import BATCH_SIZES, predict_logits
-from training.inputs import SYNTHETIC_NOTE
-from training.metrics import score_probabilities, sigmoid
-from training.networks import load_networks, not_trained_on, read_temperatures
-from training.tuned import Origin, input_settings, predict_batch_size
+from pipeline.errors import UserError
+from pipeline.files import replaceable, require_writable
+from pipeline.settings import SOURCE_METAVAR, OnBad, usable_cores
+from training.device import require_possible
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipeline.dataset import PatchTable
 
 _DESCRIPTION = """Predict patches: runs/<name>/ and Kaggle's folder or .zip -> submission.csv.
 
@@ -94,56 +84,41 @@ class PredictSettings:
 def predict(settings: PredictSettings) -> None:
     """Predict or evaluate. Raises UserError for what the user can mend."""
     check(settings)
+    # What is heavy is imported once it is needed: a mistake is told before, at once.
+    from pipeline.dataset import open_dataset  # NumPy
+    from pipeline.left_out import usable
+
+    dataset = open_dataset(settings.data_dir, skip_missing=True)
+    print(f"data: {dataset.root}", flush=True)
+    whole = dataset.require_train() if settings.evaluate else dataset.require_test()
+    threads = settings.workers or usable_cores()
+    table = usable(whole, settings.on_bad, threads=threads, cache_dir=settings.cache_dir)
+    print(table.describe(), flush=True)
+    rows = rows_to_predict(settings, table)
+
+    from pipeline.open import open_source  # torch and DALI, which take seconds
+    from training.device import choose_device, choose_precision, prepare_backends
+    from training.predicting import load_ensemble, probabilities_of, warn_of_synthetic, write_predictions
+    from training.tuned import Origin, input_settings
+
     device = choose_device(settings.device)
     prepare_backends(device)
-    networks, infos = load_networks(settings.run, device)
-    temperatures = read_temperatures(settings.run) if settings.calibrated else np.ones((len(networks), 1))
     origin = Origin(settings.data_dir, settings.cache_dir, device)
-    dataset = open_dataset(settings.data_dir, skip_missing=True)
-    print(f"data: {dataset.root}")
+    ensemble = load_ensemble(settings.run, origin, calibrated=settings.calibrated)
+    warn_of_synthetic(settings.run, ensemble, table)
     inputs = input_settings(settings.source, settings.workers, origin)
-    whole = dataset.require_train() if settings.evaluate else dataset.require_test()
-    table = usable(whole, settings.on_bad, threads=inputs.threads, cache_dir=settings.cache_dir)
-    print(table.describe())
-    if table.synthetic or any(info.synthetic for info in infos):
-        print(SYNTHETIC_NOTE)
-    for run, info in zip(settings.run, infos, strict=True):
-        if info.synthetic != table.synthetic:
-            kinds = [("real", "SYNTHETIC")[synthetic] for synthetic in (info.synthetic, table.synthetic)]
-            print(f"warning: {run} was trained on {kinds[0]} patches, these are {kinds[1]}", file=sys.stderr)
-    rows = rows_to_predict(settings, table)
     source = open_source(table, inputs, device=device, cache_dir=settings.cache_dir)
-    check_source_size(source, infos[0].patch_size)
-    batch_size = predict_batch_size(settings.batch_size, BATCH_SIZES[device.type], origin)
-    loader = Loader(
-        source, rows, None, batch_size=batch_size, device=device, augment=AUGMENTATIONS["none"],
-        normalisation=Normalisation(infos[0].mean, infos[0].std), settings=inputs, shuffle=False, drop_last=False,
+    probabilities = probabilities_of(
+        ensemble, source, rows, settings=inputs, origin=origin, batch_size=settings.batch_size,
+        precision=choose_precision(settings.precision, device), views=settings.tta,
     )  # fmt: skip
-    start = time.perf_counter()
-    with tqdm(total=len(rows), desc="predicting", unit="patch", leave=False, disable=not sys.stderr.isatty()) as bar:
-        found, logits = predict_logits(
-            networks, loader, precision=choose_precision(settings.precision, device), views=settings.tta,
-            after_batch=bar.update,
-        )  # fmt: skip
-    seconds = time.perf_counter() - start
-    loader.close()
-    probabilities = np.empty(len(rows))
-    probabilities[np.searchsorted(rows, found)] = sigmoid(logits / temperatures).mean(axis=0)
-    print(
-        f"{len(rows):,} patches, {settings.tta} view{'s' * (settings.tta > 1)}, {len(networks)}"
-        f" network{'s' * (len(networks) > 1)}: {len(rows) / seconds:,.0f} patches/s"
-    )
     if settings.evaluate:
         report_scores(settings, table, rows, probabilities)
     else:
-        prior = float(np.mean([info.prevalence for info in infos]))
-        ids, probabilities = with_prior(table, dataset.sample_ids, probabilities, prior)
-        write(settings, ids, probabilities)
-        list_path = settings.submission.with_suffix(".left_out.csv")
-        if table.left_out:
-            write_left_out(list_path, table.left_out)
-        else:
-            list_path.unlink(missing_ok=True)  # of an earlier submission: it would speak of this one
+        write_predictions(
+            table, dataset.sample_ids, probabilities, ensemble.prevalence, out=settings.submission,
+            threshold=settings.threshold,
+        )  # fmt: skip
 
 
 def check(settings: PredictSettings) -> None:
@@ -156,14 +131,25 @@ def check(settings: PredictSettings) -> None:
         raise UserError(f"--threshold {settings.threshold}: expected a number from 0 to 1")
     if (settings.workers or 0) < 0:
         raise UserError(f"--workers {settings.workers}: expected at least 0")
+    require_possible(settings.device, settings.precision)
     if settings.out is not None or not settings.evaluate:
         require_writable(replaceable(settings.submission).parent, "--out")
+    from training.networks import read_temperatures, require_run  # NumPy
+
+    for run in settings.run:
+        require_run(run)
+    if settings.calibrated:
+        read_temperatures(settings.run)
 
 
-def rows_to_predict(settings: PredictSettings, table: PatchTable) -> np.ndarray:
+def rows_to_predict(settings: PredictSettings, table: "PatchTable") -> "np.ndarray":
     """Ascending rows [K] int64 of ``table``: all of them, or with --evaluate those not trained on."""
+    import numpy as np
+
     if not settings.evaluate:
         return np.arange(len(table))
+    from training.networks import not_trained_on
+
     rows = not_trained_on(settings.run, table.ids)
     print(f"evaluating {len(rows):,} patches; {len(table) - len(rows):,} that were trained on are left out")
     if not len(rows):
@@ -171,8 +157,13 @@ def rows_to_predict(settings: PredictSettings, table: PatchTable) -> np.ndarray:
     return rows
 
 
-def report_scores(settings: PredictSettings, table: PatchTable, rows: np.ndarray, probabilities: np.ndarray) -> None:
+def report_scores(
+    settings: PredictSettings, table: "PatchTable", rows: "np.ndarray", probabilities: "np.ndarray"
+) -> None:
     """Print the scores; write the probabilities where --out says."""
+    from pipeline.files import write_csv
+    from training.metrics import score_probabilities
+
     labels = table.labels[rows]
     threshold = 0.5 if settings.threshold is None else settings.threshold
     scores = score_probabilities(labels, probabilities, threshold)
@@ -183,35 +174,6 @@ def report_scores(settings: PredictSettings, table: PatchTable, rows: np.ndarray
         replaced = " (replaced)" * settings.out.exists()
         write_csv(settings.out, ("id", "label", "probability"), rows_out)
         print(f"probabilities in {settings.out}{replaced}")
-
-
-def with_prior(
-    table: PatchTable, order: Sequence[str] | None, probabilities: np.ndarray, prior: float
-) -> tuple[list[str], np.ndarray]:
-    """Every listed id, in the sample's order or sorted, and its probability: ``prior`` where it was left out, the
-    share of positives that the runs were trained on.
-
-    Says which these are.
-    """
-    found = dict(zip(table.ids.tolist(), probabilities.tolist(), strict=True))
-    if table.left_out:
-        reasons = listed([f"{identifier}: {reason}" for identifier, reason in table.left_out.items()])
-        print(f"{len(table.left_out):,} patches get the prior probability {prior:.6f}:{reasons}")
-        found |= dict.fromkeys(table.left_out, prior)
-    ids = list(order) if order is not None else sorted(found)
-    return ids, np.array([found[identifier] for identifier in ids])
-
-
-def write(settings: PredictSettings, ids: Sequence[str], probabilities: np.ndarray) -> None:
-    """Write the submission, in the order of ``ids``, which is the sample's."""
-    values = probabilities
-    if settings.threshold is not None:
-        values = (probabilities >= settings.threshold).astype(np.int64)
-    out = settings.submission
-    replaced = " (replaced)" * out.exists()
-    for warning in write_submission(out, ids, values, expected_ids=ids):
-        print(f"warning: {warning}", file=sys.stderr)
-    print(f"{len(ids):,} predictions in {out}{replaced}")
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import flop_registry
 
 from bench.common import print_table
 from bench.results import write_result
-from models import create_model
+from models.create import create_model
 
 # NVIDIA's data sheet of the H200 SXM: dense bf16 without sparsity, and HBM3e.
 H200_FLOP_PER_S, H200_BYTES_PER_S = 989e12, 4.8e12

@@ -12,11 +12,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.common import print_table
 from bench.results import write_result
-from models.create import LEAST_SIDE
+from models.names import LEAST_SIDE
 from pipeline.errors import UserError
 from training.build import build_model
-from training.compiling import CompileMode
-from training.config import ModelSettings, OptimSettings
+from training.config import CompileMode, ModelSettings, OptimSettings
 from training.device import choose_device, choose_precision, prepare_backends
 from training.step import TrainStep, random_batch
 

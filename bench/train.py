@@ -16,7 +16,8 @@ from bench.common import BenchOptions, print_table
 from bench.rates import Rate, in_turns
 from bench.results import summary
 from bench.run_parts import RunParts, RunSetup
-from models.patchnet import PatchNet, PatchNetSettings
+from models.names import PatchNetSettings
+from models.patchnet import PatchNet
 from pipeline.errors import UserError
 from pipeline.open import open_source
 from training.build import build_model

@@ -4,25 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from models.patchnet import PATCHNETS, PatchNet
-from models.zoo import ZOO_NAMES, PretrainedUnavailable, create_zoo_model
-
-LEAST_SIDE = 32  # pixels of the smallest patch that every network takes
-MODEL_NAMES: tuple[str, ...] = (*PATCHNETS, *ZOO_NAMES)
-
-
-def check_model(name: str, *, pretrained: bool = False, fine_stem: bool = False) -> None:
-    """Raise, as `create_model` does, unless there is such a network; nothing is built."""
-    if name not in MODEL_NAMES:
-        raise ValueError(f"unknown model {name!r}; expected one of {', '.join(MODEL_NAMES)}")
-    if name in ZOO_NAMES:
-        return
-    if pretrained:
-        raise PretrainedUnavailable(
-            f"{name} has no pretrained weights: it is trained from scratch, without --pretrained"
-        )
-    if fine_stem:
-        raise ValueError(f"{name} has no coarse stem to refine: --fine-stem is for torchvision's networks")
+from models.names import PATCHNETS, ZOO_NAMES, check_model
+from models.patchnet import PatchNet
 
 
 def create_model(name: str, *, dropout: float, pretrained: bool = False, fine_stem: bool = False) -> nn.Module:
@@ -42,5 +25,7 @@ def create_model(name: str, *, dropout: float, pretrained: bool = False, fine_st
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout is {dropout}; it must be at least 0 and below 1")
     if name in ZOO_NAMES:
+        from models.zoo import create_zoo_model  # with torchvision, which takes a second that PatchNets need not wait
+
         return create_zoo_model(name, dropout=dropout, pretrained=pretrained, fine_stem=fine_stem)
     return PatchNet(PATCHNETS[name], dropout=dropout)

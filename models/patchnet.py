@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models.names import PatchNetSettings
+
 CENTRE = 1 / 3
 """The label asks for tumour in the middle third (32 x 32 of 96 x 96 pixels); the rest is context."""
-
-
-@dataclass(frozen=True)
-class PatchNetSettings:
-    """The size of a PatchNet."""
-
-    widths: tuple[int, ...] = (32, 64, 128)
-    """Channels of the stages; each stage begins by halving height and width."""
-    blocks: tuple[int, ...] = (0, 1, 1)
-    """Residual blocks in each stage, after its halving."""
-    field: float = 1.0
-    """Side of the central window that is looked at, as a share of the patch's; 2/3 takes 0.45 of the time."""
-
-
-# Parameters and multiply-adds of one 96 x 96 patch: 0.54 M and 126 M; 2.0 M and 472 M.
-PATCHNETS = {
-    "patchnet": PatchNetSettings(),
-    "patchnet_large": PatchNetSettings(widths=(48, 96, 192), blocks=(0, 2, 2)),
-}
 
 
 class PatchNet(nn.Module):

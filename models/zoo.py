@@ -9,11 +9,7 @@ import torch
 from torch import nn
 from torchvision.models import get_model, get_model_weights
 
-ZOO_NAMES = ("resnet18", "resnet34", "resnet50", "densenet121", "efficientnet_b0", "convnext_tiny")
-
-
-class PretrainedUnavailable(RuntimeError):
-    """Pretrained weights were asked for and cannot be had; the text says which, why, and what to do."""
+from models.names import ZOO_NAMES, PretrainedUnavailable
 
 
 class OneLogit(nn.Module):

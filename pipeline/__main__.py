@@ -9,8 +9,8 @@ import tyro
 
 from pipeline.command import run_command
 from pipeline.dataset import PatchTable, open_dataset
-from pipeline.left_out import OnBad, usable
-from pipeline.settings import InputSettings
+from pipeline.left_out import usable
+from pipeline.settings import InputSettings, OnBad
 from pipeline.submission import check_submission, read_submission
 from pipeline.synthetic import write_dataset
 

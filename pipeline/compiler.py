@@ -5,10 +5,12 @@ import resource
 import shutil
 import sysconfig
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 # Address space that importing numba and compiling the project's functions takes, with room to spare.
 _NUMBA_BYTES = 512 * 2**20
@@ -24,7 +26,7 @@ def require_memory_for_numba() -> None:
         raise ImportError(f"of the memory limit {max(0, limit - used) >> 20} MB are left, too few to compile it")
 
 
-def require_compiler(device: torch.device, otherwise: str) -> None:
+def require_compiler(device: "torch.device", otherwise: str) -> None:
     """Raise UserError, which ends with what to do ``otherwise``, where torch.compile has nothing to compile with."""
     if device.type != "cuda":
         compiler = os.environ.get("CXX", "g++")

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -12,8 +11,8 @@ from pipeline.dataset import PatchTable
 from pipeline.errors import UserError, listed
 from pipeline.files import csv_text, write_text
 from pipeline.layouts import bad_files, scan_layouts
+from pipeline.settings import OnBad
 
-OnBad = Literal["error", "skip"]
 _COLUMNS = ["id", "reason"]
 
 

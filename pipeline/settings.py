@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
@@ -12,6 +12,8 @@ from pipeline.files import read_json, write_json
 SOURCES = ("auto", "tiff", "strip", "packed", "resident", "fused")
 SOURCE_METAVAR = "{" + ",".join(SOURCES) + "}"
 """Of --source in --help, where nothing given means tuned.json's."""
+OnBad = Literal["error", "skip"]
+"""What to do about files that cannot be used: list them all and stop, or leave them out."""
 TUNED_FILE = "tuned.json"
 TUNED_SCHEMA = 2
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, StratifiedShuffleSplit
 
 from pipeline.errors import UserError
 from pipeline.files import csv_text, semicolons, write_text
+from pipeline.stratify import folds_of, group_folds_of, shuffle_cut
 
 TRAIN, VALIDATION = "train", "validation"
 
@@ -52,15 +52,14 @@ def make_split(
         n_splits = min(n_splits, len(np.unique(groups)))
     try:
         if groups is not None:
-            cutter = StratifiedGroupKFold(n_splits, shuffle=True, random_state=seed)
-            parts = list(cutter.split(labels, labels, groups))
+            validates = group_folds_of(labels, groups, folds=n_splits, seed=seed) == fold
         elif folds:
-            parts = list(StratifiedKFold(n_splits, shuffle=True, random_state=seed).split(labels, labels))
+            validates = folds_of(labels, folds=n_splits, seed=seed) == fold
         else:
-            parts = list(StratifiedShuffleSplit(1, test_size=val_fraction, random_state=seed).split(labels, labels))
+            validates = np.isin(np.arange(len(labels)), shuffle_cut(labels, share=val_fraction, seed=seed))
     except ValueError as error:
         raise UserError(f"these patches cannot be split so: {error}") from error
-    train, validation = (np.sort(rows) for rows in parts[fold])
+    train, validation = np.flatnonzero(~validates), np.flatnonzero(validates)
     _check_sides(labels, train, validation)
     by_slide = f"{len(np.unique(groups))} slides, none on both sides" if groups is not None else "stratified by label"
     which = f"fold {fold} of {folds}" if folds else f"{len(validation) / len(labels):.0%} for validation"

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from tests_support import weights_info
 
-from models import create_model
+from models.create import create_model
 from pipeline.dataset import open_dataset
 from training.checkpoint import save_weights
 

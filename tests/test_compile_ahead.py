@@ -25,6 +25,7 @@ from training_cases import (
 import train
 from pipeline.errors import UserError
 from pipeline.interruptible import check_interrupt
+from training import session
 from training import step as training_step
 from training.beside import beside
 from training.config import OptimSettings
@@ -80,7 +81,7 @@ def test_a_run_compiles_once_before_its_first_batch_and_learns_the_same(tmp_path
     assert "compiled in " in capsys.readouterr().out
     # One graph, of the random batch; the loader's batches have its form.
     assert graphs_at_first_batch[0] == 1 and len(traced) == 1
-    monkeypatch.setattr(train, "compile_ahead", lambda *_: None)
+    monkeypatch.setattr(session, "warm_up", lambda *_: None)
     train.train([*smoke_args(data, tmp_path / "plain"), "--compile"])
     assert_same_run(RunFolder(tmp_path / "ahead"), RunFolder(tmp_path / "plain"))
 

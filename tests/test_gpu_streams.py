@@ -17,7 +17,7 @@ from gpu_cases import (
     open_kind,
 )
 
-from models import create_model
+from models.create import create_model
 from training.config import OptimSettings
 from training.device import choose_precision
 from training.distributed import ALONE

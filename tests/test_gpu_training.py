@@ -9,7 +9,7 @@ import pytest
 import torch
 from gpu_cases import compiled_anew, make_loader, open_kind  # noqa: F401
 
-from models import create_model
+from models.create import create_model
 from pipeline.dataset import open_dataset
 from training.config import OptimSettings
 from training.device import choose_precision, prepare_backends

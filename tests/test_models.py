@@ -14,10 +14,12 @@ from tests_support import weights_info
 from torch import nn
 
 import models
-from models import MODEL_NAMES, PretrainedUnavailable, create_model
-from models.patchnet import CENTRE, PATCHNETS, PatchNet, PatchNetSettings, _middle
+from models import MODEL_NAMES, PretrainedUnavailable
+from models.create import create_model
+from models.names import PATCHNETS, ZOO_NAMES, PatchNetSettings
+from models.patchnet import CENTRE, PatchNet, _middle
 from models.saved import load_network, read_weights, weights_file
-from models.zoo import ZOO_NAMES, create_zoo_model
+from models.zoo import create_zoo_model
 
 BATCH = 3
 

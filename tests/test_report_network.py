@@ -8,7 +8,7 @@ import torch
 from report_cases import write_weights
 from torch import nn
 
-from models import create_model
+from models.create import create_model
 from pipeline.errors import UserError
 from pipeline.settings import KAGGLE_NORMALISATION, Normalisation
 from report.network import (

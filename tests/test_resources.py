@@ -104,7 +104,7 @@ def test_file_that_finds_no_room_is_named(forker, data, trained, tmp_path, progr
 
 def test_disk_full_at_each_write_of_a_run_loses_nothing(data, trained, tmp_path, monkeypatch, capsys):
     """The k-th start finds no room for its k-th file; each goes on from what the last one left."""
-    monkeypatch.setattr(train, "write_run_report", lambda *_, **__: None)
+    monkeypatch.setattr("report.run_page.write_run_report", lambda *_, **__: None)
     folder, real, named, writes = RunFolder(tmp_path / "run"), os.fsync, [], []
 
     def full(handle: int) -> None:

@@ -228,7 +228,7 @@ def test_finished_run_says_what_is_gone_and_shows_patches_from_where_they_are(da
     moved = shutil.copytree(data, tmp_path / "moved")
     said = []
     monkeypatch.setattr("builtins.print", lambda *words, **_: said.append(" ".join(map(str, words))))
-    monkeypatch.setattr(train, "write_run_report", lambda path, **options: said.append(options) or path)
+    monkeypatch.setattr("report.run_page.write_run_report", lambda path, **options: said.append(options) or path)
     train.train(["--resume", "--out-dir", str(out.path), "--data-dir", str(moved)])
     assert {"data_dir": Path(moved), "patches": train.REPORT_PATCHES} in said
     assert any("its weights are gone" in str(line) and str(out.best) in str(line) for line in said)

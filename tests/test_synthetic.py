@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from models import create_model
+from models.create import create_model
 from pipeline import synthetic, tissue
 from pipeline.dataset import open_dataset
 from pipeline.errors import UserError

@@ -10,13 +10,13 @@ from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 from training_cases import CPU, FP32, TinyNet, one_thread, tiny_trainer  # noqa: F401 (a fixture)
 
-from models import create_model
+from models.create import create_model
 from pipeline.errors import UserError
 from pipeline.split import Split
 from training.config import OptimSettings
 from training.device import Precision
 from training.diagnose import BF16, COMPILE, diagnose
-from training.inputs import check_size, check_split
+from training.inputs import check_size
 from training.metrics import (
     EpochMetrics,
     duration,
@@ -29,6 +29,7 @@ from training.metrics import (
 )
 from training.monitor import WINDOW_STEPS, LossMonitor, TrainingDiverged
 from training.muon import Muon, orthogonalise, orthogonalise_all
+from training.patches import check_split
 from training.step import AveragedWeights, TrainStep, make_optimizers, one_cycle, smoothed
 
 # -- split ------------------------------------------------------------------------------------------------------------

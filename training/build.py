@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from models import PretrainedUnavailable, create_model
+from models.create import create_model
+from models.names import PretrainedUnavailable
 from models.saved import WeightsInfo
 from pipeline.errors import UserError
 from pipeline.left_out import left_out_csv
@@ -14,9 +15,10 @@ from pipeline.split import split_csv
 from training.config import ModelSettings, TrainConfig, config_hash, to_dict
 from training.device import Precision
 from training.distributed import ALONE, World
-from training.inputs import SYNTHETIC_NOTE, TrainInputs, TrainPatches
+from training.inputs import TrainInputs
 from training.interrupt import StopRequest
 from training.loop import Patches, Trainer
+from training.patches import SYNTHETIC_NOTE, TrainPatches
 from training.run_folder import CONFIG_SCHEMA, RunFolder, text_digest
 from training.step import TrainStep
 

@@ -1,13 +1,11 @@
 """torch.compile: which mode for which device."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 
 from pipeline.compiler import require_compiler
-
-CompileMode = Literal["auto", "default", "reduce-overhead", "max-autotune"]
+from training.config import CompileMode
 
 
 def compiled(forward: Callable, mode: CompileMode, device: torch.device) -> Callable:

@@ -15,12 +15,11 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from models import PretrainedUnavailable, check_model
+from models.names import PretrainedUnavailable, check_model
 from pipeline.errors import UserError
-from pipeline.left_out import OnBad
-from pipeline.settings import SOURCE_METAVAR
-from training.compiling import CompileMode
+from pipeline.settings import SOURCE_METAVAR, OnBad
 
+CompileMode = Literal["auto", "default", "reduce-overhead", "max-autotune"]
 PresetName = Literal["fast", "accurate", "smoke", "kaggle"]
 _TUNED_HINT = "(default: tuned.json's, else {})"
 _DESCRIPTION = """Train a network on histopathologic patches: Kaggle's folder or .zip -> runs/<name>/.

@@ -1,15 +1,18 @@
 """Where to compute, and in which precision."""
 
 import contextlib
+import ctypes
 import os
 import platform
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:  # what can be refused is refused before torch is imported
+    import torch
 
 _DRIVER_DIR = Path("/proc/driver/nvidia")
 _MEND = (
@@ -18,7 +21,9 @@ _MEND = (
 )
 # The last two are of 64-bit Arm.
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "sve", "bf16")
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+_DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+_DRIVER = "libcuda.so.1"
+_NO_FP16 = "--precision fp16 needs a GPU; on a CPU use fp32 (the default) or bf16"
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,11 @@ class Precision:
     """cpu or cuda."""
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> "torch.dtype":
         """Format of the matrix products."""
-        return _DTYPES[self.name]
+        import torch
+
+        return getattr(torch, _DTYPES[self.name])
 
     @property
     def needs_scaler(self) -> bool:
@@ -44,6 +51,8 @@ class Precision:
         """Context in which the forward pass runs."""
         if self.name == "fp32":
             return contextlib.nullcontext()
+        import torch
+
         return torch.autocast(self.device_type, dtype=self.dtype)
 
 
@@ -67,12 +76,34 @@ def gpu_of_machine() -> str | None:
     return f"{names[0]}, driver unknown"
 
 
-def choose_device(requested: str, local_rank: int = 0) -> torch.device:
+def require_possible(device: str, precision: str) -> None:
+    """Raise UserError for what no look at the GPU could make right: said before torch is imported.
+
+    Args:
+        device: auto, cuda or cpu.
+        precision: auto, bf16, fp16 or fp32.
+    """
+    if device == "cuda":
+        if _hidden():
+            raise _no_gpu("CUDA_VISIBLE_DEVICES hides it")
+        try:
+            ctypes.CDLL(_DRIVER)
+        except OSError:
+            if (found := gpu_of_machine()) is None:
+                raise _no_gpu("this machine shows no NVIDIA GPU") from None
+            raise _no_gpu(f"the driver's {_DRIVER} cannot be loaded beside {found}") from None
+    if (device, precision) == ("cpu", "fp16"):
+        raise UserError(_NO_FP16)
+
+
+def choose_device(requested: str, local_rank: int = 0) -> "torch.device":
     """The device that ``requested`` (auto, cuda or cpu) means on this machine, tried out.
 
     Raises:
         UserError: cuda was asked for and there is none, or a GPU is present and torch cannot use it.
     """
+    import torch
+
     if requested == "cpu":
         return torch.device("cpu")
     if torch.cuda.is_available():
@@ -90,21 +121,29 @@ def choose_device(requested: str, local_rank: int = 0) -> torch.device:
             raise UserError(f"the GPU ({gpu_of_machine()}) cannot be used by {_torch()}: {reason}. {_MEND}") from error
         torch.cuda.set_device(device)
         return device
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     found = gpu_of_machine()
-    if found and not hidden:
+    if found and not _hidden():
         raise UserError(f"this machine has a GPU ({found}) that {_torch()} cannot use. {_MEND}")
     if requested == "cuda":
-        why = "CUDA_VISIBLE_DEVICES hides it" if found else "this machine shows no NVIDIA GPU"
-        raise UserError(f"--device cuda: no GPU can be used: {why}. Use --device cpu, or leave --device out")
+        raise _no_gpu("CUDA_VISIBLE_DEVICES hides it" if found else "this machine shows no NVIDIA GPU")
     return torch.device("cpu")
 
 
+def _hidden() -> bool:
+    return os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+
+
+def _no_gpu(why: str) -> UserError:
+    return UserError(f"--device cuda: no GPU can be used: {why}. Use --device cpu, or leave --device out")
+
+
 def _torch() -> str:
+    import torch
+
     return f"torch {torch.__version__} (CUDA {torch.version.cuda})"
 
 
-def choose_precision(requested: str, device: torch.device) -> Precision:
+def choose_precision(requested: str, device: "torch.device") -> Precision:
     """What ``requested`` (auto, bf16, fp16 or fp32) means on ``device``.
 
     Raises:
@@ -112,8 +151,10 @@ def choose_precision(requested: str, device: torch.device) -> Precision:
     """
     if device.type == "cpu":
         if requested == "fp16":
-            raise UserError("--precision fp16 needs a GPU; on a CPU use fp32 (the default) or bf16")
+            raise UserError(_NO_FP16)
         return Precision("fp32" if requested == "auto" else requested, "cpu")
+    import torch
+
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     if requested == "bf16" and not has_bf16:
         raise UserError(f"--precision bf16: {torch.cuda.get_device_name(device)} lacks it; use fp16 or auto")
@@ -122,21 +163,25 @@ def choose_precision(requested: str, device: torch.device) -> Precision:
     return Precision(requested, "cuda")
 
 
-def prepare_backends(device: torch.device) -> None:
+def prepare_backends(device: "torch.device") -> None:
     """Let cuDNN pick its fastest convolutions for the fixed batch shape, and use TF32 where fp32 is asked for."""
     if device.type == "cuda":
+        import torch
+
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
 
 
-def describe_device(device: torch.device) -> str:
+def describe_device(device: "torch.device") -> str:
     """Name of the GPU, or of the processor with its threads."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{cpu_model()}, {torch.get_num_threads()} threads"
 
 
-def slow_bf16(device: torch.device) -> bool:
+def slow_bf16(device: "torch.device") -> bool:
     """Whether bf16 is the slower format: on a processor that only converts it, or does not know it at all."""
     return device.type == "cpu" and not {"amx_bf16", "bf16"} & set(cpu_features())
 

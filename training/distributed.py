@@ -10,11 +10,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.distributed as dist
-from torch import nn
+if TYPE_CHECKING:  # a program that torchrun did not start asks for a World before it has to import torch
+    import torch
+    from torch import nn
 
 # Packing Kaggle's whole set takes process 0 a minute or two on a slow disk; the others wait for it.
 _TIMEOUT = datetime.timedelta(hours=2)
@@ -53,6 +53,9 @@ class World:
         if self.size == 1:
             yield
             return
+        import torch
+        import torch.distributed as dist
+
         # gloo beside NCCL carries flags and Python objects without touching the GPU.
         dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_TIMEOUT)
         try:
@@ -69,17 +72,21 @@ class World:
         if self.is_main:
             self.barrier()
 
-    def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
+    def wrap(self, model: "nn.Module", device: "torch.device") -> "nn.Module":
         """``model`` with its gradients averaged over the processes."""
         if self.size == 1:
             return model
+        from torch import nn
+
         ids = [device.index] if device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(model, device_ids=ids)
 
-    def synchronise_batch_norm(self, model: nn.Module, device: torch.device) -> nn.Module:
+    def synchronise_batch_norm(self, model: "nn.Module", device: "torch.device") -> "nn.Module":
         """``model`` with BatchNorm over the whole batch, on GPUs (see the module's text)."""
         if self.size == 1 or device.type != "cuda":
             return model
+        from torch import nn
+
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
     def barrier(self) -> None:
@@ -91,6 +98,9 @@ class World:
         """Process 0's ``value``, a plain Python object, in every process."""
         if self.size == 1:
             return value
+        import torch
+        import torch.distributed as dist
+
         box = [value]
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
@@ -99,6 +109,8 @@ class World:
         """The ``value`` of every process, by rank, in every process."""
         if self.size == 1:
             return [value]
+        import torch.distributed as dist
+
         box: list[Any] = [None] * self.size
         dist.all_gather_object(box, value)
         return box
@@ -107,13 +119,18 @@ class World:
         """Whether ``flag`` is set in any process."""
         if self.size == 1:
             return flag
+        import torch
+        import torch.distributed as dist
+
         total = torch.tensor(int(flag))
         dist.all_reduce(total)
         return bool(total.item())
 
-    def share_buffers(self, model: nn.Module) -> None:
+    def share_buffers(self, model: "nn.Module") -> None:
         """Give every process process 0's buffers (running statistics)."""
         if self.size > 1:
+            import torch.distributed as dist
+
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
 

@@ -3,37 +3,49 @@
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import nn
 
-from models.saved import WeightsError, WeightsInfo, load_network
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.split import TRAIN
 from training.run_folder import RUNS_DIR, RunFolder, require_own
 
+if TYPE_CHECKING:  # a run that is not there is told before torch is imported
+    import torch
+    from torch import nn
+
+    from models.saved import WeightsInfo
+
 CALIBRATION_FILE = "calibration.json"
 
 
-def load_networks(runs: Sequence[Path], device: torch.device) -> tuple[list[nn.Module], list[WeightsInfo]]:
+def require_run(run: Path) -> None:
+    """Raise UserError unless ``run`` is a folder; one of that name in runs/ is named."""
+    if not run.is_dir():
+        found = "a file" if run.exists() else "nothing"
+        near = RUNS_DIR / run
+        hint = f"; did you mean --run {near}?" if near.is_dir() else ""
+        raise UserError(f"--run {run}: expected the folder of a run, found {found}{hint}")
+
+
+def load_networks(
+    runs: Sequence[Path], device: "torch.device"
+) -> "tuple[list[nn.Module], list[WeightsInfo]]":  # fmt: skip
     """The best networks of ``runs``, ready to predict on ``device``, and what they say of themselves.
 
     Raises:
         UserError: a run is missing, unfinished or damaged, or the runs differ in normalisation or patch size, so
             that one pass over the patches cannot serve them all.
     """
+    from models.saved import WeightsError, load_network
+
     networks, infos = [], []
     for run in runs:
-        folder = RunFolder(run)
-        if not run.is_dir():
-            found = "a file" if run.exists() else "nothing"
-            near = RUNS_DIR / run
-            hint = f"; did you mean --run {near}?" if near.is_dir() else ""
-            raise UserError(f"--run {run}: expected the folder of a run, found {found}{hint}")
+        require_run(run)
         try:
-            network, info = load_network(folder.best, device)
+            network, info = load_network(RunFolder(run).best, device)
         except WeightsError as error:
             raise UserError(str(error)) from error
         networks.append(network)

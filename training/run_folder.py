@@ -2,38 +2,22 @@
 
 import hashlib
 import os
-import platform
 import shlex
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, remove_leftovers, require_writable
 from training.claim import claimed, make_folder
 from training.config import TrainConfig, check, from_dict, parse, preset_config, refuse_conflicts
-from training.device import Precision, cpu_model, describe_device, gpu_of_machine
+from training.device import require_possible
 
 CONFIG_SCHEMA = 1
 RUNS_DIR = Path("runs")
-_PACKAGES = (
-    "torch",
-    "torchvision",
-    "nvidia-dali-cuda130",
-    "nvidia-dali-cuda120",
-    "numpy",
-    "pandas",
-    "scikit-learn",
-)
 
 
 @dataclass(frozen=True)
@@ -164,6 +148,7 @@ def settle(argv: Sequence[str], runs_dir: Path = RUNS_DIR, now: datetime | None 
             " with --out-dir, or give --data-dir to begin it"
         )
     config = check(config)
+    require_possible(config.run.device, config.optim.precision)
     if out_dir is None:
         stamp = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
         fold = f"-f{config.data.fold}" if config.data.folds else ""
@@ -239,48 +224,3 @@ def read_config(path: Path) -> TrainConfig:
     if content.get("schema") != CONFIG_SCHEMA:
         raise UserError(f"{path}: expected a run's settings of schema {CONFIG_SCHEMA}, found {content.get('schema')!r}")
     return from_dict(content.get("settings") or {}, path)
-
-
-def describe_environment(device: torch.device, precision: Precision, processes: int) -> dict[str, Any]:
-    """Machine, versions and command line, for environment.json."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return {
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
-        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "packages": versions,
-        "cuda": torch.version.cuda,
-        "system": platform.platform(),
-        "cpu": cpu_model(),
-        "torch_threads": torch.get_num_threads(),
-        "gpu": gpu_of_machine() if device.type == "cuda" else None,
-        "device": describe_device(device),
-        "precision": precision.name,
-        "processes": processes,
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str | None:
-    """Commit of this program, with "+" where files have been changed since; None outside a git checkout."""
-    root = Path(__file__).resolve().parent.parent
-    if not shutil.which("git") or not (root / ".git").exists():
-        return None
-    git = ["git", "-C", str(root)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=20, check=True)
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-    except (subprocess.SubprocessError, OSError):
-        return None
-    return commit.stdout.strip() + ("+" if changed.stdout.strip() else "")

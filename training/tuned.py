@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from pipeline.dataset import dataset_root
 from pipeline.settings import TUNED_FILE, InputSettings, Tuned, first_given, read_tuned
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Origin:
     """The data set."""
     cache_dir: Path
     """Where tuned.json is."""
-    device: torch.device
+    device: "torch.device"
     """Where batches end."""
     say: Callable[[str], None] = print
     """Told what is used, and what is not."""

@@ -1,0 +1,116 @@
+"""A training run from its settings to its last epoch."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pipeline.files import write_json
+from pipeline.left_out import write_left_out
+from pipeline.split import write_split
+from training.build import build_step, build_trainer, describe_run
+from training.config import TrainConfig
+from training.device import choose_device, choose_precision, describe_device, prepare_backends
+from training.distributed import World
+from training.environment import describe_environment
+from training.inputs import TrainInputs, check_size, first_size, opening, train_inputs
+from training.interrupt import Stopped, StopRequest
+from training.loop import Trainer
+from training.patches import TrainPatches
+from training.progress import Progress
+from training.run_folder import RunFolder, require_size
+from training.step import TrainStep, random_batch
+from training.tuned import Origin, input_settings
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a run has come to."""
+
+    progress: Progress
+    step: TrainStep
+    inputs: TrainInputs
+
+
+@contextmanager
+def learned(config: TrainConfig, patches: TrainPatches, folder: RunFolder, world: World) -> Iterator[Learned]:
+    """Train to the last epoch; the loaders are open until the block ends.
+
+    Raises:
+        UserError: the device, the files or the last checkpoint cannot be used, or training diverged.
+        Stopped: a signal came; the run can be continued.
+    """
+    device = choose_device(config.run.device, world.local_rank)
+    precision = choose_precision(config.optim.precision, device)
+    prepare_backends(device)
+    data = config.data
+    settings = input_settings(data.source, data.workers, Origin(data.data_dir, data.cache_dir, device, world.say))
+    with opening(config, patches, settings, device, world) as wait_for_source:
+        # The first optimiser imports torch._dynamo, which takes one to two seconds: beside the files.
+        step = build_step(config, patches, device=device, precision=precision, world=world)
+        compiled_for = compile_ahead(config, patches, step, world)
+        source = wait_for_source()
+    check_size(source.height, source.width, data.augment)
+    if compiled_for != (source.height, source.width):
+        warm_up(config, step, (source.height, source.width), world)
+    with train_inputs(config, patches, source, settings, device, world) as inputs:
+        stop = StopRequest()
+        trainer = build_trainer(config, folder, inputs, step, world=world, stop=stop)
+        begin(config, folder, inputs, trainer, world)
+        parameters = sum(p.numel() for p in step.model.parameters())
+        world.say(
+            f"{config.model.name}, {parameters / 1e6:.2f} M parameters, {precision.name} on"
+            f" {describe_device(device)}; run folder {folder.path}"
+        )
+        with stop.listening(second_stops=world.size == 1):
+            try:
+                progress = trainer.fit()
+            except Stopped:
+                world.say(f"stopped at step {trainer.progress.step}; continue with: {folder.resume_command}")
+                raise
+        yield Learned(progress, step, inputs)
+
+
+def compile_ahead(
+    config: TrainConfig, patches: TrainPatches, step: TrainStep, world: World
+) -> tuple[int, int] | None:  # fmt: skip
+    """Compile for patches of the first file's (height, width), pixels, while the others are opened; says for which.
+
+    None where nothing is compiled yet: the first file does not tell, or several processes wait for one another.
+    """
+    if not config.optim.compile or world.size > 1:
+        return None
+    size = first_size(patches.table, config.data.augment)
+    if size is not None:
+        warm_up(config, step, size, world)
+    return size
+
+
+def warm_up(config: TrainConfig, step: TrainStep, patch_size: tuple[int, int], world: World) -> None:
+    """Compile for patches of this (height, width), pixels, where compiling is asked for."""
+    if not config.optim.compile:
+        return
+    began = time.perf_counter()
+    step.warm_up(*random_batch(config.optim.batch_size // world.size, patch_size, step.device))
+    world.say(f"compiled in {time.perf_counter() - began:.0f} s")
+
+
+def begin(config: TrainConfig, folder: RunFolder, inputs: TrainInputs, trainer: Trainer, world: World) -> None:
+    """Load the last checkpoint, or make the run folder with all that is known before the first step."""
+    resume = config.run.resume and folder.last.exists()
+    if resume:
+        require_size(folder, inputs.patch_size)
+        trainer.load()
+        world.say(f"{folder.path}: {trainer.progress.describe(config.optim.epochs, len(inputs.train))}")
+    elif config.run.resume:
+        world.say(f"{folder.path}: nothing to resume; starting from the beginning")
+    if not world.is_main:
+        return
+    folder.create()
+    if not resume:
+        write_json(folder.config, describe_run(config, inputs))
+        folder.left_out.unlink(missing_ok=True)  # of an earlier run that came to nothing
+        write_split(folder.split, inputs.patches.table.ids, inputs.patches.split)
+        if config.data.on_bad == "skip":
+            write_left_out(folder.left_out, inputs.patches.table.left_out)
+    write_json(folder.environment, describe_environment(trainer.step.device, trainer.step.precision, world.size))
