@@ -9,25 +9,18 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import tyro
 
 from pipeline.command import run_command
-from pipeline.dataset import Dataset, PatchTable, open_dataset
 from pipeline.errors import UserError, listed
 from pipeline.files import require_writable
-from pipeline.layouts import check_image, scan_layouts
-from pipeline.left_out import usable
-from pipeline.open import open_source
 from pipeline.settings import InputSettings, OnBad
-from pipeline.stores import FolderStore
-from pipeline.tiff import LayoutChecker, StripLayout, TiffError
-from report.explore_page import explore_page
-from report.page import write_page
-from report.patch_stats import measure_patches
-from report.slides import read_slides
-from report.split_data import SplitData
+
+if TYPE_CHECKING:  # what is heavy is imported once it is needed: a mistake is told before, at once
+    from pipeline.dataset import Dataset, PatchTable
+    from report.split_data import SplitData
 
 ZIP_SAMPLE = 2000
 """Files of a .zip whose layout is looked at: each has to be inflated for it."""
@@ -58,6 +51,10 @@ def explore(settings: ExploreSettings) -> Path:
     """
     began = time.perf_counter()
     require_writable(settings.out, "--out")
+    if settings.groups is not None and not settings.groups.exists():
+        raise UserError(f"{settings.groups}: expected a CSV file id,wsi, found nothing there")
+    from pipeline.dataset import open_dataset
+
     dataset = open_dataset(settings.data_dir, skip_missing=True)
     notes: list[str] = []
     splits = [measure(table, settings, notes) for table in (dataset.train, dataset.test) if table is not None]
@@ -65,6 +62,9 @@ def explore(settings: ExploreSettings) -> Path:
         raise UserError(
             f"{settings.groups}: names no patch of {settings.data_dir}; expected a CSV file id,wsi of its ids"
         )
+    from report.explore_page import explore_page
+    from report.page import write_page
+
     page = explore_page(dataset, splits, notes + missing(dataset), time.perf_counter() - began)
     paths = write_page(page, settings.out, "explore")
     total = sum(len(s.table) for s in splits)
@@ -73,8 +73,14 @@ def explore(settings: ExploreSettings) -> Path:
     return paths[-1]
 
 
-def measure(table: PatchTable, settings: ExploreSettings, notes: list[str]) -> SplitData:
+def measure(table: "PatchTable", settings: ExploreSettings, notes: list[str]) -> "SplitData":
     """Open and measure one split; lines on what could not be read go to ``notes``."""
+    from pipeline.left_out import usable
+    from pipeline.open import open_source
+    from report.patch_stats import measure_patches
+    from report.slides import read_slides
+    from report.split_data import SplitData
+
     inputs = InputSettings(workers=settings.workers)
     table = usable(table, settings.on_bad, threads=inputs.threads, cache_dir=settings.cache_dir)
     print(table.describe())
@@ -94,8 +100,14 @@ def measure(table: PatchTable, settings: ExploreSettings, notes: list[str]) -> S
     return SplitData(table, source, stats, layouts_of(table, inputs.threads, settings.cache_dir), slides)
 
 
-def layouts_of(table: PatchTable, threads: int, cache_dir: Path) -> str:
+def layouts_of(table: "PatchTable", threads: int, cache_dir: Path) -> str:
     """One line on the TIFF layouts of a split: of every file in a folder, of a sample in a .zip."""
+    import numpy as np
+
+    from pipeline.layouts import check_image, scan_layouts
+    from pipeline.stores import FolderStore
+    from pipeline.tiff import LayoutChecker, StripLayout, TiffError
+
     if isinstance(table.store, FolderStore):
         layouts = scan_layouts(table, threads=threads, progress=True, cache_dir=cache_dir)
         kinds, looked_at = Counter(layouts.kinds), len(table)
@@ -121,7 +133,7 @@ def describe_layouts(kinds: Mapping[str, int], looked_at: int, of: int) -> str:
     return text if looked_at == of else f"{text} ({looked_at:,} files looked at, drawn at random)"
 
 
-def missing(dataset: Dataset) -> list[str]:
+def missing(dataset: "Dataset") -> list[str]:
     """Lines on what the data set does not have."""
     return [] if dataset.sample_ids is not None else ["There is no sample_submission.csv: test is in order of its ids."]
 

@@ -3,16 +3,15 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from pipeline.command import run_command
-from pipeline.dataset import PatchTable, open_dataset
-from pipeline.left_out import usable
 from pipeline.settings import InputSettings, OnBad
-from pipeline.submission import check_submission, read_submission
-from pipeline.synthetic import write_dataset
+
+if TYPE_CHECKING:  # what is heavy is imported once it is needed: a mistake is told before, at once
+    from pipeline.dataset import PatchTable
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,12 @@ class Pack:
     """error: stop and list the bad files; skip: leave them out, which the packed file then says."""
 
     def run(self) -> None:
-        from pipeline.open import open_source  # with torch and DALI, which take a second that `synth` need not wait
+        from pipeline.left_out import usable
 
         settings = InputSettings(source="packed", workers=self.workers)
         for listed in _tables(self.data_dir, skip_missing=True):
+            from pipeline.open import open_source  # with torch
+
             table = usable(listed, self.on_bad, threads=settings.threads, cache_dir=self.out)
             open_source(table, settings, device="cpu", cache_dir=self.out, verify_ids=self.verify_ids)
 
@@ -51,9 +52,9 @@ class Verify:
     """Threads; 0 takes every core."""
 
     def run(self) -> None:
-        from pipeline.open import open_source  # as above
-
         for table in _tables(self.data_dir):
+            from pipeline.open import open_source  # with torch
+
             settings = InputSettings(workers=self.workers)
             open_source(table, settings, device="cpu", cache_dir=self.cache_dir, verify_ids=True)
             print(f"{table.split}: all {len(table):,} ids are the SHA-1 of their pixels")
@@ -75,6 +76,8 @@ class Synth:
     """Same seed, same bytes."""
 
     def run(self) -> None:
+        from pipeline.synthetic import write_dataset
+
         write_dataset(self.out, train=self.train, test=self.test, size=self.size, seed=self.seed)
         print(f"{self.out}: {self.train:,} training and {self.test:,} test patches [SYNTHETIC]")
 
@@ -89,6 +92,9 @@ class CheckSubmission:
     """Kaggle's folder or Kaggle's .zip."""
 
     def run(self) -> None:
+        from pipeline.dataset import open_dataset
+        from pipeline.submission import check_submission, read_submission
+
         dataset = open_dataset(self.data_dir)
         expected = dataset.sample_ids or dataset.require_test().ids.tolist()
         text = read_submission(self.file)
@@ -105,7 +111,9 @@ Command = (
 )
 
 
-def _tables(data_dir: Path, *, skip_missing: bool = False) -> list[PatchTable]:
+def _tables(data_dir: Path, *, skip_missing: bool = False) -> "list[PatchTable]":
+    from pipeline.dataset import open_dataset
+
     dataset = open_dataset(data_dir, skip_missing=skip_missing)
     tables = [table for table in (dataset.train, dataset.test) if table is not None]
     for table in tables:

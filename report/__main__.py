@@ -8,16 +8,15 @@ python -m report submission.csv --data-dir DIR_OR_ZIP --run runs/NAME
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from pipeline.command import run_command
 from pipeline.errors import UserError
-from report.compare_page import compare_page
-from report.page import Page, warnings_of, write_page
-from report.run_page import write_run_report
-from report.submission_page import submission_page
+
+if TYPE_CHECKING:  # what is heavy is imported once it is needed: a mistake is told before, at once
+    from report.page import Page
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,13 @@ def report(settings: ReportSettings) -> Path:
         raise UserError("expected the folder of a run, several, or a submission.csv; see --help")
     if settings.patches is not None and settings.patches < 1:
         raise UserError(f"--patches {settings.patches}: expected at least 1")
+    if lost := [str(path) for path in (*settings.what, *settings.run) if not path.exists()]:
+        raise UserError(f"{lost[0]}: expected the folder of a run or a submission.csv, found nothing there")
+    if settings.groups is not None and not settings.groups.exists():
+        raise UserError(f"{settings.groups}: expected a CSV file id,wsi, found nothing there")
     if len(settings.what) == 1 and first.is_dir():
+        from report.run_page import write_run_report
+
         path = write_run_report(
             first,
             out=settings.out,
@@ -64,14 +69,20 @@ def report(settings: ReportSettings) -> Path:
 def write_other(settings: ReportSettings) -> Path:
     """Write the page on several runs, or on a submission; returns its path."""
     if len(settings.what) > 1:
+        from report.compare_page import compare_page
+
         page = compare_page(settings.what, groups=settings.groups)
         return _write(page, settings.out or Path("comparison"), "comparison")
     (file,) = settings.what
+    from report.submission_page import submission_page
+
     page = submission_page(file, data_dir=settings.data_dir, run_dirs=settings.run, cache_dir=settings.cache_dir)
     return _write(page, settings.out or file.parent / f"{file.stem}-report", "submission")
 
 
-def _write(page: Page, folder: Path, stem: str) -> Path:
+def _write(page: "Page", folder: Path, stem: str) -> Path:
+    from report.page import warnings_of, write_page
+
     for warning in warnings_of(page):
         print(f"warning: {warning}", file=sys.stderr)
     if (folder / f"{stem}.html").exists():
