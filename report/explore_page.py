@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.dataset import Dataset
-from report import charts, explore_duplicates, explore_sections, style
+from report import charts, explore_duplicates, explore_sections, explore_stains, style
 from report.page import Block, Gallery, Note, Page, Picture, Points, Section, Table, Text, share
 from report.patch_stats import sha1_hex
 from report.split_data import SplitData
@@ -27,6 +27,7 @@ def explore_page(dataset: Dataset, splits: Sequence[SplitData], notes: Sequence[
         explore_sections.odd(splits),
         explore_duplicates.section(duplicates),
         explore_sections.slides(splits),
+        *(explore_stains.section(split, duplicates) for split in splits[:1] if split.table.labels is not None),
     ]
     total = sum(len(split.table) for split in splits)
     return Page(

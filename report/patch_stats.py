@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from pipeline.sources import PixelSource, TiffSource
 from pipeline.verify import iterate_pixels
+from report.stain_groups import stain_directions
 
 CHUNK = 64
 """Patches at a time: 64 of 96 x 96 pixels are 1.8 MB, so that the passes over them stay in the cache."""
@@ -55,6 +56,8 @@ class PatchStats:
     """[N] uint64: perceptual hash."""
     thumbnail: np.ndarray
     """[N, 8, 8, 3] uint8: block means."""
+    stain: np.ndarray
+    """[N, 9] float32: as of ``report.stain_groups.stain_directions``."""
 
     def __len__(self) -> int:
         return len(self.sha1)
@@ -107,6 +110,7 @@ def measure_patches(
         "sha1": np.empty(count, "S20"),
         "phash": np.empty(count, np.uint64),
         "thumbnail": np.empty((count, THUMBNAIL, THUMBNAIL, 3), np.uint8),
+        "stain": np.empty((count, 9), np.float32),
     }
     chunks = iterate_pixels(source, np.arange(count), threads=threads, chunk=CHUNK)
     with tqdm(total=count, desc=name, unit="patch", leave=False, disable=not (progress and sys.stderr.isatty())) as bar:
@@ -171,6 +175,7 @@ def measure_chunk(
         "sha1": np.array([hashlib.sha1(patch).digest() for patch in np.ascontiguousarray(patches_u8)], "S20"),
         "phash": perceptual_hash(gray),
         "thumbnail": np.rint(block_means(patches_u8, THUMBNAIL)).astype(np.uint8),
+        "stain": stain_directions(patches_u8),
     }
 
 
