@@ -5,12 +5,13 @@ python train.py --resume --out-dir runs/NAME       continues a run that was stop
 torchrun --nproc-per-node=N train.py ...           trains with N processes on the same batches
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from pipeline.command import run_command
+from pipeline.command import Stopped, run_command
 from training.config import TrainConfig
 from training.distributed import World
 from training.run_folder import RunFolder, settled
@@ -40,7 +41,7 @@ def train(argv: Sequence[str]) -> None:
 
 
 def finish(config: TrainConfig, folder: RunFolder, run: "Learned") -> None:
-    """Draw the plots, write the report, and say what came out and where it is."""
+    """Say what came out and where it is; predict the test patches if asked to; then draw the plots and the report."""
     from training.device import slow_bf16
     from training.diagnose import BF16, COMPILE, diagnose
 
@@ -53,10 +54,29 @@ def finish(config: TrainConfig, folder: RunFolder, run: "Learned") -> None:
         f"best validation AUC {run.progress.best_auc:.4f} (epoch {run.progress.best_epoch}) {where}"
         + (" [SYNTHETIC data]" if run.inputs.patches.table.synthetic else "")
     )
-    from report.run_page import write_run_report  # matplotlib
+    if run.test is not None:
+        submit(config, folder, run)
+    again = f"python -m report {folder.path}"
+    print("drawing the plots and the report …", flush=True)
+    try:
+        from report.run_page import write_run_report  # matplotlib
 
-    report = write_run_report(folder.path, data_dir=run.inputs.patches.root, patches=REPORT_PATCHES)
-    print(f"plots in {folder.path / 'plots'}, report in {report} (more patches: python -m report {folder.path})")
+        report = write_run_report(folder.path, data_dir=run.inputs.patches.root, patches=REPORT_PATCHES)
+    except KeyboardInterrupt as interrupt:
+        print(f"\ninterrupted: the report is not finished, all else is; make it: {again}", file=sys.stderr)
+        raise Stopped(signal.SIGINT) from interrupt
+    print(f"plots in {folder.path / 'plots'}, report in {report} (more patches: {again})", flush=True)
+
+
+def submit(config: TrainConfig, folder: RunFolder, run: "Learned") -> None:
+    """Write the submission that --submission asks for; with --calibrated the temperature is fitted first."""
+    from training.submitting import write_submission_of
+
+    if config.submit.calibrated:
+        from report.run_page import calibrate_run
+
+        calibrate_run(folder.path)
+    write_submission_of(config, folder, run.inputs.patches, run.test, run.step.precision)
 
 
 def main() -> int:

@@ -191,8 +191,13 @@ def _changed(path: str) -> UserError:
 
 def check_source_size(source: Source, expected: Sequence[int]) -> None:
     """Raise UserError unless the source's patches are of the (height, width) that a network was trained on."""
-    if (source.height, source.width) != tuple(expected):
+    require_size(source.name(0), (source.height, source.width), expected)
+
+
+def require_size(name: str, found: Sequence[int], expected: Sequence[int]) -> None:
+    """Raise UserError, naming the file, unless its (height, width) is that which a network is trained on."""
+    if tuple(found) != tuple(expected):
         raise UserError(
             f"expected patches of {expected[1]} x {expected[0]} pixels, like those the network was trained on, "
-            f"found {source.width} x {source.height} in {source.name(0)}"
+            f"found {found[1]} x {found[0]} in {name}"
         )

@@ -11,7 +11,7 @@ from report import charts, discussion, run_network, run_scores, style
 from report.calibration import CalibrationResult, calibrate, write_calibration
 from report.page import Block, Note, Page, Picture, Points, Section, Table, Text, write_page
 from report.plots import best_epoch, write_run_plots
-from report.run_files import RunFiles, read_run
+from report.run_files import RunFiles, Validation, read_run
 from report.slides import UNKNOWN, read_slides
 
 STEM = "report"
@@ -47,8 +47,7 @@ def run_page(
     if validation is None:
         sections.append(Section("Performance", [Note("There are no predictions on validation patches to score.")]))
     else:
-        # Patches without a slide are drawn one by one in the bootstrap, like a slide of one patch.
-        units = None if slides is None else np.where(slides == UNKNOWN, validation.ids, slides)
+        units = _units(validation, slides)
         performance = run_scores.performance(validation, units, facts)
         sections.append(Section("Performance", [*performance, *map(Note, slide_notes)]))
         sections.append(Section("Decisions", run_scores.decisions(validation, facts)))
@@ -70,6 +69,22 @@ def run_page(
         synthetic=run.synthetic,
         facts=facts,
     )
+
+
+def calibrate_run(run_dir: Path) -> None:
+    """Fit the run's temperature and write its calibration.json, as its report does.
+
+    Raises:
+        UserError: ``run_dir`` is no folder of a run, or no temperature can be fitted on its validation patches.
+    """
+    run = read_run(run_dir)
+    if run.validation is None:
+        raise UserError(f"{run_dir}: there is no validation.csv: nothing to calibrate")
+    slides, _ = _slides_of(run, None)
+    found = calibrate(run.validation.labels, run.validation.probabilities, _units(run.validation, slides))
+    if not isinstance(found, CalibrationResult):
+        raise UserError(f"{run_dir}: {found}")
+    write_calibration(run.path, found.calibration)
 
 
 def write_run_report(run_dir: Path, *, out: Path | None = None, **options: Any) -> Path:
@@ -99,6 +114,11 @@ def _moment(text: str) -> str:
     except ValueError:
         return text
     return f"{found.day} {found:%B %Y, %H:%M}" + (f" ({found.tzname()})" if found.tzinfo else "")
+
+
+def _units(validation: Validation, slides: np.ndarray | None) -> np.ndarray | None:
+    """What is drawn as one in halves and bootstraps: slides, and patches without one by themselves."""
+    return None if slides is None else np.where(slides == UNKNOWN, validation.ids, slides)
 
 
 def _slides_of(run: RunFiles, groups: Path | None) -> tuple[np.ndarray | None, list[str]]:

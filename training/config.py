@@ -28,8 +28,10 @@ Examples:
   python train.py --data-dir data --preset smoke         does it run? two epochs over 2,000 patches
   python train.py --data-dir data                        a good network
   python train.py --data-dir data --out-dir runs/first   into a folder of your choice
+  python train.py --data-dir data --submission submission.csv
+                                                         and predicts the test patches, for Kaggle
   python train.py --resume --out-dir runs/first          continues it after an interruption
-  python predict.py --run runs/first --data-dir data     then: predicts the test patches"""
+  python predict.py --run runs/first --data-dir data     later: predicts the test patches"""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,20 @@ class RunSettings:
 
 
 @dataclass(frozen=True)
+class SubmitSettings:
+    """Submission: the test patches, predicted by the best epoch's weights as predict.py would."""
+
+    submission: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: none)")] = None
+    """File to write once it is trained, such as submission.csv; without it nothing is predicted."""
+    tta: Literal[1, 2, 4, 8] = 1
+    """Views of each patch whose logits are averaged, as in predict.py."""
+    threshold: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: none)")] = None
+    """Write label 1 where the probability is at least this, else 0, instead of probabilities."""
+    calibrated: bool = False
+    """Divide the logits by the temperature that is fitted on the validation patches, as in predict.py."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Everything train.py can be told, in the order of --help: --preset first."""
 
@@ -146,6 +162,7 @@ class TrainConfig:
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
+    submit: SubmitSettings = field(default_factory=SubmitSettings)
 
 
 # What each preset changes in the defaults above.
@@ -167,6 +184,7 @@ _FREE_ON_RESUME = {
     "data": {"data_dir", "source", "workers", "cache_dir", "verify_ids"},
     "run": {"device", "out_dir", "checkpoint_every", "resume"},
     "optim": {"compile", "compile_mode"},
+    "submit": {"submission", "tta", "threshold", "calibrated"},
 }
 
 
@@ -200,7 +218,7 @@ def check(config: TrainConfig) -> TrainConfig:
     Raises:
         UserError: naming each flag out of its range.
     """
-    model, optim, data, run = config.model, config.optim, config.data, config.run
+    model, optim, data, run, submit = config.model, config.optim, config.data, config.run, config.submit
     rules = [
         ("--dropout", model.dropout, 0 <= model.dropout < 1, "a share of at least 0 and below 1"),
         ("--epochs", optim.epochs, optim.epochs >= 1, "at least 1"),
@@ -229,10 +247,13 @@ def check(config: TrainConfig) -> TrainConfig:
         ("--limit", data.limit, data.limit == 0 or data.limit >= 4, "0 for all patches, or at least 4"),
         ("--workers", data.workers, (data.workers or 0) >= 0, "at least 0"),
         ("--seed", run.seed, 0 <= run.seed < 2**32, "a whole number from 0 to 4294967295"),
+        ("--threshold", submit.threshold, submit.threshold is None or 0 <= submit.threshold <= 1, "from 0 to 1"),
         ("--checkpoint-every", run.checkpoint_every, run.checkpoint_every >= 0, "at least 0"),
     ]
     if wrong := [f"{name} {value}: expected {expected}" for name, value, fine, expected in rules if not fine]:
         raise UserError("; ".join(wrong))
+    if submit.submission is None and submit != SubmitSettings():
+        raise UserError("--tta, --threshold and --calibrated are for a submission: give --submission submission.csv")
     try:
         check_model(model.name, pretrained=model.pretrained, fine_stem=model.fine_stem)
     except (ValueError, PretrainedUnavailable) as error:
@@ -302,7 +323,7 @@ def from_dict(values: Mapping[str, Any], path: Path) -> TrainConfig:
 
 def _restored(spec: dataclasses.Field, value: Any) -> Any:
     """``value`` as JSON gave it -> of the field's own type."""
-    if spec.name in {"data_dir", "groups", "out_dir", "cache_dir"}:
+    if spec.name in {"data_dir", "groups", "out_dir", "cache_dir", "submission"}:
         if value is not None and not isinstance(value, str):
             raise ValueError(f"{spec.name}: expected a path, found {value!r}")
         return None if value is None else Path(value)

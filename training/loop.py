@@ -83,6 +83,8 @@ class Trainer:
         self.info, self.belongs_to, self.seed = info, belongs_to, seed
         self.epochs, self.checkpoint_every, self.world, self.stop = epochs, checkpoint_every, world, stop
         self.progress = Progress()
+        # Called once, when the last of several epochs begins: by then the GPU's graphs are recorded, and memory taken.
+        self.before_last_epoch: Callable[[], None] = lambda: None
         # Sums over the current epoch stay on the device: [loss, correct, patches] of this process.
         self.sums = torch.zeros(3, dtype=torch.float64, device=step.device)
         self.monitor = LossMonitor(
@@ -145,8 +147,10 @@ class Trainer:
             Stopped: a signal came; last.pt is written.
             TrainingDiverged: loss or gradient became non-finite; last.pt is from before it.
         """
-        progress = self.progress
+        progress, first = self.progress, self.progress.epoch
         while progress.epoch < self.epochs:
+            if first < progress.epoch == self.epochs - 1:
+                self.before_last_epoch()
             start = time.perf_counter()
             before_s = progress.train_s
             self.train_epoch()

@@ -30,6 +30,10 @@ class TrainPatches:
     """All labelled patches, or those that --limit drew."""
     split: Split
     """Which of its rows train and which validate."""
+    test: PatchTable | None = None
+    """What is predicted once it is trained; None without --submission, and in all processes but the first."""
+    sample_ids: list[str] | None = None
+    """The order of the submission; None sorts the ids."""
 
     @property
     def prevalence(self) -> float:
@@ -69,7 +73,12 @@ def train_patches(config: TrainConfig, folder: RunFolder, world: World = ALONE) 
     split = run_split(table, data, config.run.seed, begun)
     world.say(f"split: {split.description}")
     check_split(split, table.labels, config.optim.batch_size, world.size)
-    return TrainPatches(dataset.root, table, split)
+    test = None
+    if config.submit.submission is not None and world.is_main:
+        threads = data.workers or usable_cores()
+        test = usable(dataset.require_test(), data.on_bad, threads=threads, cache_dir=data.cache_dir, say=world.say)
+        world.say(test.describe())
+    return TrainPatches(dataset.root, table, split, test, dataset.sample_ids)
 
 
 def drawn_table(table: PatchTable, limit: int, seed: int, folder: RunFolder | None) -> PatchTable:

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.files import read_json, remove_leftovers, require_writable
+from pipeline.files import read_json, remove_leftovers, replaceable, require_writable
 from training.claim import claimed, make_folder
 from training.config import TrainConfig, check, from_dict, parse, preset_config, refuse_conflicts
 from training.device import require_possible
@@ -155,6 +155,8 @@ def settle(argv: Sequence[str], runs_dir: Path = RUNS_DIR, now: datetime | None 
         out_dir = runs_dir / f"{stamp}-{config.model.name}-s{config.run.seed}{fold}"
     refuse_existing(out_dir, resume=config.run.resume)
     require_writable(out_dir, "--out-dir")
+    if config.submit.submission is not None:
+        require_writable(replaceable(config.submit.submission).parent, "--submission")
     return replace(config, run=replace(config.run, out_dir=out_dir))
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 from pipeline.files import write_json
@@ -20,6 +20,7 @@ from training.patches import TrainPatches
 from training.progress import Progress
 from training.run_folder import RunFolder, require_size
 from training.step import TrainStep, random_batch
+from training.submitting import SubmissionPatches
 from training.tuned import Origin, input_settings
 
 
@@ -30,6 +31,8 @@ class Learned:
     progress: Progress
     step: TrainStep
     inputs: TrainInputs
+    test: SubmissionPatches | None
+    """What is to be predicted; None without --submission."""
 
 
 @contextmanager
@@ -45,17 +48,27 @@ def learned(config: TrainConfig, patches: TrainPatches, folder: RunFolder, world
     prepare_backends(device)
     data = config.data
     settings = input_settings(data.source, data.workers, Origin(data.data_dir, data.cache_dir, device, world.say))
+    test = None
+    if patches.test is not None:
+        test = SubmissionPatches(patches.test, settings, device, data.cache_dir)
     with opening(config, patches, settings, device, world) as wait_for_source:
         # The first optimiser imports torch._dynamo, which takes one to two seconds: beside the files.
         step = build_step(config, patches, device=device, precision=precision, world=world)
         compiled_for = compile_ahead(config, patches, step, world)
         source = wait_for_source()
     check_size(source.height, source.width, data.augment)
+    if test is not None:
+        test.require_good((source.height, source.width))
     if compiled_for != (source.height, source.width):
         warm_up(config, step, (source.height, source.width), world)
-    with train_inputs(config, patches, source, settings, device, world) as inputs:
+    with (
+        train_inputs(config, patches, source, settings, device, world) as inputs,
+        test.ended() if test is not None else nullcontext(),
+    ):
         stop = StopRequest()
         trainer = build_trainer(config, folder, inputs, step, world=world, stop=stop)
+        if test is not None:
+            trainer.before_last_epoch = test.begin
         begin(config, folder, inputs, trainer, world)
         parameters = sum(p.numel() for p in step.model.parameters())
         world.say(
@@ -68,7 +81,7 @@ def learned(config: TrainConfig, patches: TrainPatches, folder: RunFolder, world
             except Stopped:
                 world.say(f"stopped at step {trainer.progress.step}; continue with: {folder.resume_command}")
                 raise
-        yield Learned(progress, step, inputs)
+        yield Learned(progress, step, inputs, test)
 
 
 def compile_ahead(

@@ -1,0 +1,118 @@
+"""train.py --submission: the test patches are opened while the last epoch runs, and predicted where it has trained."""
+
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.dataset import PatchTable
+from pipeline.errors import UserError, reason
+from pipeline.layouts import Layouts, check_image, scan_layouts
+from pipeline.open import AnySource, open_source
+from pipeline.settings import InputSettings
+from pipeline.sources import require_size
+from pipeline.stores import FolderStore
+from pipeline.tiff import LayoutChecker, NeedsDecoder, StripLayout, TiffError
+from training.beside import beside
+from training.config import TrainConfig
+from training.device import Precision
+from training.patches import TrainPatches
+from training.predicting import load_ensemble, probabilities_of, warn_of_synthetic, write_predictions
+from training.run_folder import RunFolder
+from training.tuned import Origin
+
+
+class SubmissionPatches:
+    """The test patches of a run: looked at before it trains, opened while its last epoch runs."""
+
+    def __init__(self, table: PatchTable, settings: InputSettings, device: torch.device, cache_dir: Path) -> None:
+        self.table, self.settings, self.device = table, settings, device
+        self._cache_dir = cache_dir
+        self._beside = ExitStack()
+        self._opening: Future[AnySource] | None = None
+        self._said: list[str] = []
+
+    def require_good(self, size: tuple[int, int]) -> None:
+        """Look at the header of every file in a folder; of a .zip, whose files have to be inflated for it, at one.
+
+        Args:
+            size: height and width, pixels, of the patches that the network learns from.
+
+        Raises:
+            UserError: listing the files that cannot be used, or naming one of another size.
+        """
+        first: StripLayout | NeedsDecoder | Layouts
+        if isinstance(self.table.store, FolderStore):
+            first = scan_layouts(
+                self.table, threads=self.settings.threads, progress=True, cache_dir=self._cache_dir
+            )  # fmt: skip
+            first.require_good()
+        else:
+            try:
+                first = check_image(self.table.store.read(0), LayoutChecker())
+            except TiffError as error:
+                raise UserError(f"{self.table.store.name(0)}: {error}") from error
+        require_size(self.table.store.name(0), (first.height, first.width), size)
+
+    @contextmanager
+    def ended(self) -> Iterator["SubmissionPatches"]:
+        """Leave no thread behind the block; one at work is told to end if that ends by an error."""
+        with self._beside:
+            yield self
+
+    def begin(self) -> None:
+        """Open them in a thread of its own from now on."""
+        self._opening = self._beside.enter_context(beside(lambda: self._open(self._said.append)))
+
+    def source(self) -> AnySource:
+        """The opened patches. Raises UserError where they cannot be used."""
+        if self._opening is None:
+            return self._open(print)
+        error = self._opening.exception()
+        for line in self._said:
+            print(line, flush=True)
+        if error is None or isinstance(error, UserError):
+            return self._opening.result()
+        # Such as memory that training needed too: training is done and safe, and now there is more.
+        print(f"warning: opening the test patches beside training failed ({reason(error)}); again", file=sys.stderr)
+        return self._open(print)
+
+    def _open(self, say: Callable[[str], None]) -> AnySource:
+        return open_source(
+            self.table, self.settings, device=self.device, cache_dir=self._cache_dir, progress=say is print, say=say
+        )
+
+
+def write_submission_of(
+    config: TrainConfig, folder: RunFolder, patches: TrainPatches, test: SubmissionPatches, precision: Precision
+) -> None:  # fmt: skip
+    """Predict the test patches by the best epoch's weights and write the submission; says where it is.
+
+    Through the functions of predict.py and from best.safetensors, so that the file is the same, byte for byte.
+
+    Raises:
+        UserError: the patches cannot be used, or the file cannot be written. The run's own files are safe by now.
+    """
+    settings = config.submit
+    # What predict.py would be told: a later command finds the same tuned settings.
+    origin = Origin(config.data.data_dir, config.data.cache_dir, test.device)
+    try:
+        ensemble = load_ensemble([folder.path], origin, calibrated=settings.calibrated)
+        warn_of_synthetic([folder.path], ensemble, test.table)
+        probabilities = probabilities_of(
+            ensemble, test.source(), np.arange(len(test.table)), settings=test.settings, origin=origin, batch_size=0,
+            precision=precision, views=settings.tta,
+        )  # fmt: skip
+        write_predictions(
+            test.table, patches.sample_ids, probabilities, ensemble.prevalence, out=settings.submission,
+            threshold=settings.threshold,
+        )  # fmt: skip
+    except UserError as error:
+        raise UserError(
+            f"{error}\nthe run is complete; predict later: python predict.py --run {folder.path} --data-dir"
+            f" {patches.root} --out {settings.submission}"
+        ) from error
