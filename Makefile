@@ -1,4 +1,4 @@
-# `make demo` and `make test` need nothing but Python 3.11 or later with its venv module.
+# `make install`, `make demo` and `make test` need nothing but Python 3.11 or later with its venv module.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -10,9 +10,10 @@ MINUTES ?= 10
 KILLS ?= 30
 SOAK_OUT ?= data/soak.json
 
-.PHONY: help demo test bench gpu-check fuzz soak lint lock clean
+.PHONY: help install demo test bench gpu-check fuzz soak lint lock clean
 
 help:
+	@echo "make install $(VENV) with all that the programs need"
 	@echo "make demo    install, make SYNTHETIC data, train, predict: the whole way through once"
 	@echo "make test    install, run the tests (HCD_DATA=FOLDER_OR_ZIP adds those on real data)"
 	@echo "make bench   measure for some minutes, results into data/bench-results/ (DATA=FOLDER_OR_ZIP: on your patches)"
@@ -20,8 +21,11 @@ help:
 	@echo "make fuzz    damage TIFF files and all others that are read, for MINUTES=10"
 	@echo "make soak    kill packing, training and predicting KILLS=30 times each; figures in $(SOAK_OUT)"
 	@echo "make lint    ruff over the code"
-	@echo "make lock    make requirements.txt anew from pyproject.toml"
+	@echo "make lock    make the pinned requirements anew from pyproject.toml"
 	@echo "make clean   remove $(VENV), $(DEMO), runs/demo and cache/"
+
+install: $(STAMP)
+	@echo "installed: $(BIN)/python train.py --help"
 
 demo: $(STAMP)
 	$(BIN)/python demo.py
@@ -54,7 +58,8 @@ lint: $(STAMP)
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 # Every package, pinned, for every Python that the project runs on. The second file is for drivers older than
-# CUDA 13's: DALI's CUDA 12 build, and the last torch whose plain build on PyPI is one for CUDA 12.
+# CUDA 13's: DALI's CUDA 12 build, and the last torch whose plain build on PyPI is one for CUDA 12. The third adds what
+# single options need, and names nothing that the first has: installing it moves none of those.
 COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --no-emit-index-url \
 	--custom-compile-command "make lock"
 lock: $(STAMP)
@@ -63,6 +68,10 @@ lock: $(STAMP)
 	sed 's/dali-cuda130/dali-cuda120/; s/"torch>=.*"/"torch==2.10.0"/; s/"torchvision>=.*"/"torchvision==0.25.0"/' \
 		pyproject.toml > $(VENV)/pyproject.toml
 	$(COMPILE) $(VENV)/pyproject.toml --output-file requirements-cu12.txt
+	(echo "# On top of requirements.txt or requirements-cu12.txt: pip install -r requirements-extras.txt" && \
+		$(COMPILE) pyproject.toml --extra extras --constraint requirements.txt --no-annotate --no-header -q | \
+		grep -vxFf requirements.txt) > $(VENV)/extras.txt
+	mv $(VENV)/extras.txt requirements-extras.txt
 
 $(STAMP): requirements.txt
 	@$(PYTHON) check_machine.py $(NEEDED_GB)
