@@ -98,13 +98,14 @@ def predict(settings: PredictSettings) -> None:
 
     from pipeline.open import open_source  # torch and DALI, which take seconds
     from training.device import choose_device, choose_precision, prepare_backends
-    from training.predicting import load_ensemble, probabilities_of, warn_of_synthetic, write_predictions
+    from training.ensemble import load_ensemble
+    from training.predicting import probabilities_of, warn_of_synthetic, write_predictions
     from training.tuned import Origin, input_settings
 
     device = choose_device(settings.device)
     prepare_backends(device)
     origin = Origin(settings.data_dir, settings.cache_dir, device)
-    ensemble = load_ensemble(settings.run, origin, calibrated=settings.calibrated)
+    ensemble = load_ensemble(settings.run, device, calibrated=settings.calibrated)
     warn_of_synthetic(settings.run, ensemble, table)
     inputs = input_settings(settings.source, settings.workers, origin)
     source = open_source(table, inputs, device=device, cache_dir=settings.cache_dir)

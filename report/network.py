@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from models import saved
+from models.normalise import normalise
 from models.views import TTA_VIEWS, dihedral_view
 from pipeline.errors import UserError
 from pipeline.settings import Normalisation
@@ -29,9 +30,8 @@ class Network:
 
     def normalise(self, patches_u8: np.ndarray) -> torch.Tensor:
         """[B, H, W, 3] uint8 -> [B, 3, H, W] float32 on the device, channels-last."""
-        x = torch.from_numpy(patches_u8).to(self.device).float() / 255
-        mean, std = (torch.tensor(v, device=self.device) for v in (self.normalisation.mean, self.normalisation.std))
-        return ((x - mean) / std).permute(0, 3, 1, 2)
+        pixels = torch.from_numpy(patches_u8).to(self.device)
+        return normalise(pixels, self.normalisation.mean, self.normalisation.std)
 
 
 def load_network(path: Path, device: torch.device) -> Network:

@@ -3,14 +3,11 @@
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 from tqdm import tqdm
 
-from models.saved import WeightsInfo
 from pipeline.dataset import PatchTable
 from pipeline.errors import listed
 from pipeline.left_out import write_left_out
@@ -20,38 +17,10 @@ from pipeline.settings import AUGMENTATIONS, InputSettings, Normalisation
 from pipeline.sources import check_source_size
 from pipeline.submission import write_submission
 from training.device import Precision
+from training.ensemble import Ensemble
 from training.inference import BATCH_SIZES, predict_logits
-from training.metrics import sigmoid
-from training.networks import load_networks, read_temperatures
 from training.patches import SYNTHETIC_NOTE
 from training.tuned import Origin, predict_batch_size
-
-
-@dataclass(frozen=True)
-class Ensemble:
-    """Networks whose probabilities are averaged."""
-
-    networks: Sequence[nn.Module]
-    """R of them, on the device."""
-    infos: Sequence[WeightsInfo]
-    """What each says of itself; their patches have one size and one normalisation."""
-    temperatures: np.ndarray
-    """[R, 1]: what each one's logits are divided by."""
-
-    @property
-    def prevalence(self) -> float:
-        """Mean share of positives that they were trained on."""
-        return float(np.mean([info.prevalence for info in self.infos]))
-
-
-def load_ensemble(runs: Sequence[Path], origin: Origin, *, calibrated: bool) -> Ensemble:
-    """The best networks of ``runs``; ``calibrated`` takes the temperatures that their reports have fitted.
-
-    Raises:
-        UserError: as ``load_networks`` and ``read_temperatures``.
-    """
-    networks, infos = load_networks(runs, origin.device)
-    return Ensemble(networks, infos, read_temperatures(runs) if calibrated else np.ones((len(networks), 1)))
 
 
 def warn_of_synthetic(runs: Sequence[Path], ensemble: Ensemble, table: PatchTable) -> None:
@@ -98,7 +67,7 @@ def probabilities_of(
     seconds = time.perf_counter() - start
     loader.close()
     probabilities = np.empty(len(rows))
-    probabilities[np.searchsorted(rows, found)] = sigmoid(logits / ensemble.temperatures).mean(axis=0)
+    probabilities[np.searchsorted(rows, found)] = ensemble.probabilities(logits)
     count = len(ensemble.networks)
     print(
         f"{len(rows):,} patches, {views} view{'s' * (views > 1)}, {count} network{'s' * (count > 1)}:"

@@ -20,8 +20,9 @@ from pipeline.tiff import LayoutChecker, NeedsDecoder, StripLayout, TiffError
 from training.beside import beside
 from training.config import TrainConfig
 from training.device import Precision
+from training.ensemble import load_ensemble
 from training.patches import TrainPatches
-from training.predicting import load_ensemble, probabilities_of, warn_of_synthetic, write_predictions
+from training.predicting import probabilities_of, warn_of_synthetic, write_predictions
 from training.run_folder import RunFolder
 from training.tuned import Origin
 
@@ -101,7 +102,7 @@ def write_submission_of(
     # What predict.py would be told: a later command finds the same tuned settings.
     origin = Origin(config.data.data_dir, config.data.cache_dir, test.device)
     try:
-        ensemble = load_ensemble([folder.path], origin, calibrated=settings.calibrated)
+        ensemble = load_ensemble([folder.path], origin.device, calibrated=settings.calibrated)
         warn_of_synthetic([folder.path], ensemble, test.table)
         probabilities = probabilities_of(
             ensemble, test.source(), np.arange(len(test.table)), settings=test.settings, origin=origin, batch_size=0,
