@@ -1,4 +1,4 @@
-"""Networks: x [B, 3, H, W] -> logits [B].  They know no data, and import only torch, torchvision and safetensors."""
+"""Networks: x [B, 3, H, W] -> logits [B].  They know no data."""
 
 from models.names import MODEL_NAMES, PretrainedUnavailable, check_model
 

@@ -36,6 +36,7 @@ def imported(*words: str) -> tuple[int, set[str], str]:
     [
         ["train.py"], ["predict.py"], ["explore.py"], ["-m", "report"], ["-m", "pipeline"], ["-m", "pipeline", "pack"],
         ["-m", "pipeline", "synth"], ["-m", "pipeline", "check-submission"], ["-m", "bench"],
+        ["-m", "models", "export"],
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -69,6 +70,11 @@ def test_help_imports_nothing_heavy(program: list[str]) -> None:
         ("-m pipeline", "pack"),
         ("-m pipeline pack --data-dir D --workers many", "many"),
         ("-m bench doktor", "doktor"),
+        ("-m models export runs/nowhere --out n.onnx", "runs/nowhere: expected the folder of a run, found nothing"),
+        ("-m models export tests --out n.onnx --temperature 0", "--temperature 0"),
+        ("-m models export tests --out tests", "found a folder or device"),
+        ("-m models export tests --out README.md/n.onnx", "no folder that can be written"),
+        ("-m models export tests --out n.onnx --tta 3", "tta"),
     ],
 )
 def test_a_mistake_in_a_command_line_is_told_without_heavy_imports(command: str, expected: str) -> None:

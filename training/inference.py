@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.views import dihedral_view
+from models.views import mean_over_views
 from training.device import Precision
 
 # Of predict.py, by device, where neither the command line nor the tuner says another.
@@ -21,19 +21,12 @@ def batch_logits(
 ) -> torch.Tensor:  # fmt: skip
     """Mean logit [B] float32 over the first ``views`` dihedral views of x [B, 3, H, W].
 
-    Logits are averaged rather than probabilities: the views are looks at one patch by one network, and a mean of
-    logits is not dominated by the one view that saturates.
-
     ``batched`` runs all views of square patches as one batch: on a GPU by default, which wants large ones; a CPU
     wants its caches.
     """
     x = x if precision.name != "fp32" else x.float()
-    batched = batched if batched is not None else x.is_cuda
     with precision.autocast():
-        seen = (dihedral_view(x, index) for index in range(views))
-        if batched and x.shape[2] == x.shape[3]:
-            return model(torch.cat(list(seen))).float().view(views, len(x)).mean(0)
-        return sum(model(view).float() for view in seen) / views
+        return mean_over_views(model, x, views, batched=batched if batched is not None else x.is_cuda)
 
 
 def predict_logits(
