@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -138,6 +139,8 @@ class RunSettings:
     """Steps between checkpoints, beside the one after each epoch; 0 writes only those."""
     resume: bool = False
     """Continue the run in --out-dir (without it: the newest in runs/) from its last checkpoint."""
+    log: Literal["none", "tensorboard"] = "none"
+    """tensorboard: write what is in metrics.csv for TensorBoard too, into the run's folder."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 # Settings that may differ on --resume: they move or speed up the work and do not change what is learned.
 _FREE_ON_RESUME = {
     "data": {"data_dir", "source", "workers", "cache_dir", "verify_ids"},
-    "run": {"device", "out_dir", "checkpoint_every", "resume"},
+    "run": {"device", "out_dir", "checkpoint_every", "resume", "log"},
     "optim": {"compile", "compile_mode"},
     "submit": {"submission", "tta", "threshold", "calibrated"},
 }
@@ -258,6 +261,8 @@ def check(config: TrainConfig) -> TrainConfig:
         check_model(model.name, pretrained=model.pretrained, fine_stem=model.fine_stem)
     except (ValueError, PretrainedUnavailable) as error:
         raise UserError(f"--model: {error}") from error
+    if run.log == "tensorboard" and find_spec("tensorboard") is None:
+        raise UserError("--log tensorboard: the package is not installed; install it: pip install tensorboard")
     if data.data_dir is None:
         raise UserError("--data-dir is missing: give Kaggle's folder or Kaggle's .zip (train.py --help lists all)")
     return config

@@ -85,6 +85,8 @@ class Trainer:
         self.progress = Progress()
         # Called once, when the last of several epochs begins: by then the GPU's graphs are recorded, and memory taken.
         self.before_last_epoch: Callable[[], None] = lambda: None
+        # Told the finished epochs after each one, in process 0.
+        self.after_epoch: Callable[[Sequence[EpochMetrics]], None] = lambda history: None
         # Sums over the current epoch stay on the device: [loss, correct, patches] of this process.
         self.sums = torch.zeros(3, dtype=torch.float64, device=step.device)
         self.monitor = LossMonitor(
@@ -246,6 +248,7 @@ class Trainer:
                 write_csv(self.folder.validation, ("id", "label", "probability"),
                           zip(ids, labels, probabilities, strict=True))  # fmt: skip
             write_metrics(self.folder.metrics, progress.history)
+            self.after_epoch(progress.history)
         self.save()
         self.world.say(epoch_line(metrics, self.epochs, self._seconds_left(progress.history), best))
         if self._stop_requested(always=True) and progress.epoch < self.epochs:

@@ -21,6 +21,7 @@ from training.progress import Progress
 from training.run_folder import RunFolder, require_size
 from training.step import TrainStep, random_batch
 from training.submitting import SubmissionPatches
+from training.tensorboard_log import TensorBoardLog
 from training.tuned import Origin, input_settings
 
 
@@ -69,6 +70,8 @@ def learned(config: TrainConfig, patches: TrainPatches, folder: RunFolder, world
         trainer = build_trainer(config, folder, inputs, step, world=world, stop=stop)
         if test is not None:
             trainer.before_last_epoch = test.begin
+        if config.run.log == "tensorboard":
+            trainer.after_epoch = TensorBoardLog(folder.path).write
         begin(config, folder, inputs, trainer, world)
         parameters = sum(p.numel() for p in step.model.parameters())
         world.say(
