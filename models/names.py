@@ -8,6 +8,10 @@ ZOO_NAMES = ("resnet18", "resnet34", "resnet50", "densenet121", "efficientnet_b0
 """torchvision's."""
 
 
+TIMM = "timm:"
+"""What the names of timm's networks begin with."""
+
+
 class PretrainedUnavailable(RuntimeError):
     """Pretrained weights were asked for and cannot be had; the text says which, why, and what to do."""
 
@@ -35,9 +39,17 @@ MODEL_NAMES: tuple[str, ...] = (*PATCHNETS, *ZOO_NAMES)
 
 
 def check_model(name: str, *, pretrained: bool = False, fine_stem: bool = False) -> None:
-    """Raise, as `create_model` does, unless there is such a network; nothing is built."""
+    """Raise, as `create_model` does, unless there is such a network; nothing is built.
+
+    Only a name of timm's is looked up with timm, and so with torch.
+    """
+    if name.startswith(TIMM):
+        from models.timm_zoo import require_known
+
+        require_known(name, pretrained=pretrained)
+        return
     if name not in MODEL_NAMES:
-        raise ValueError(f"unknown model {name!r}; expected one of {', '.join(MODEL_NAMES)}")
+        raise ValueError(f"unknown model {name!r}; expected one of {', '.join(MODEL_NAMES)}, or {TIMM}NAME")
     if name in ZOO_NAMES:
         return
     if pretrained:
@@ -45,4 +57,4 @@ def check_model(name: str, *, pretrained: bool = False, fine_stem: bool = False)
             f"{name} has no pretrained weights: it is trained from scratch, without --pretrained"
         )
     if fine_stem:
-        raise ValueError(f"{name} has no coarse stem to refine: --fine-stem is for torchvision's networks")
+        raise ValueError(f"{name} has no coarse stem to refine: --fine-stem is for torchvision's and timm's networks")

@@ -37,7 +37,7 @@ def create_zoo_model(name: str, *, dropout: float, pretrained: bool = False, fin
         raise ValueError(f"unknown torchvision model {name!r}; known: {', '.join(ZOO_NAMES)}")
     body = _pretrained(name) if pretrained else get_model(name, weights=None)
     if fine_stem:
-        _halve_first_stride(body)
+        halve_first_stride(body)
     _replace_head(body, dropout)
     return OneLogit(body)
 
@@ -58,7 +58,8 @@ def _pretrained(name: str) -> nn.Module:
         ) from error
 
 
-def _halve_first_stride(body: nn.Module) -> None:
+def halve_first_stride(body: nn.Module) -> None:
+    """Half the stride of the first convolution; its kernel stays as it is."""
     conv = next(m for m in body.modules() if isinstance(m, nn.Conv2d))
     conv.stride = tuple(max(1, s // 2) for s in conv.stride)
     # ConvNeXt's 4 x 4 patches do not overlap and need no padding; at stride 2 they do, and one pixel

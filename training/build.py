@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.create import create_model
-from models.names import PretrainedUnavailable
+from models.create import create_model, require_takes
+from models.names import TIMM, PretrainedUnavailable
 from models.saved import WeightsInfo
 from pipeline.errors import UserError
 from pipeline.left_out import left_out_csv
@@ -51,6 +51,16 @@ def build_step(
         build_model(config.model, config.run.seed, world), config.optim, device=device, precision=precision,
         total_steps=config.optim.epochs * steps_per_epoch, world=world,
     )  # fmt: skip
+
+
+def require_fit(config: TrainConfig, step: TrainStep, patch_size: tuple[int, int]) -> None:
+    """Raise UserError unless the network takes patches of this (height, width), pixels; all but timm's do."""
+    if not config.model.name.startswith(TIMM):
+        return
+    try:
+        require_takes(step.model, patch_size, step.device)
+    except ValueError as error:
+        raise UserError(f"--model {config.model.name}: {error}; choose another") from error
 
 
 def build_trainer(

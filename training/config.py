@@ -41,13 +41,15 @@ class ModelSettings:
 
     name: Annotated[str, tyro.conf.arg(name="model")] = "patchnet"
     """patchnet or patchnet_large (3.7 times the multiply-adds).
-    From torchvision: resnet18, resnet34, resnet50, densenet121, efficientnet_b0, convnext_tiny."""
+    From torchvision: resnet18, resnet34, resnet50, densenet121, efficientnet_b0, convnext_tiny.
+    From timm, where it is installed: timm:NAME."""
     dropout: float = 0.1
     """Probability of dropping a feature before the last layer."""
     pretrained: bool = False
-    """Start from torchvision's ImageNet weights (fetched once from the network)."""
+    """Start from torchvision's or timm's published weights (fetched once from the network)."""
     fine_stem: bool = False
-    """torchvision's networks: half the stride of the first convolution, for finer detail at four times the cost."""
+    """Networks of torchvision and timm: half the stride of the first convolution, for finer detail at four times
+    the cost."""
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ def settle(argv: Sequence[str], runs_dir: Path = RUNS_DIR, now: datetime | None 
     if out_dir is None:
         stamp = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
         fold = f"-f{config.data.fold}" if config.data.folds else ""
-        out_dir = runs_dir / f"{stamp}-{config.model.name}-s{config.run.seed}{fold}"
+        out_dir = runs_dir / f"{stamp}-{config.model.name.replace(':', '-')}-s{config.run.seed}{fold}"
     refuse_existing(out_dir, resume=config.run.resume)
     require_writable(out_dir, "--out-dir")
     if config.submit.submission is not None:

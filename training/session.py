@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pipeline.files import write_json
 from pipeline.left_out import write_left_out
 from pipeline.split import write_split
-from training.build import build_step, build_trainer, describe_run
+from training.build import build_step, build_trainer, describe_run, require_fit
 from training.config import TrainConfig
 from training.device import choose_device, choose_precision, describe_device, prepare_backends
 from training.distributed import World
@@ -103,7 +103,12 @@ def compile_ahead(
 
 
 def warm_up(config: TrainConfig, step: TrainStep, patch_size: tuple[int, int], world: World) -> None:
-    """Compile for patches of this (height, width), pixels, where compiling is asked for."""
+    """Compile for patches of this (height, width), pixels, where compiling is asked for.
+
+    Raises:
+        UserError: the network does not take such patches.
+    """
+    require_fit(config, step, patch_size)
     if not config.optim.compile:
         return
     began = time.perf_counter()
