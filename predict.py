@@ -15,7 +15,7 @@ import tyro
 from pipeline.command import run_command
 from pipeline.errors import UserError
 from pipeline.files import replaceable, require_writable
-from pipeline.settings import SOURCE_METAVAR, OnBad, usable_cores
+from pipeline.settings import ENGINE_METAVAR, SOURCE_METAVAR, OnBad, usable_cores
 from training.device import require_possible
 
 if TYPE_CHECKING:
@@ -62,10 +62,15 @@ class PredictSettings:
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Number format, as in train.py."""
     source: Annotated[
-        Literal["auto", "tiff", "strip", "packed", "resident", "fused"] | None,
+        Literal["auto", "tiff", "strip", "packed", "resident"] | None,
         tyro.conf.arg(metavar=SOURCE_METAVAR, help_behavior_hint="(default: tuned.json's, else auto)"),
     ] = None
     """Where pixels come from."""
+    engine: Annotated[
+        Literal["auto", "dali", "triton"] | None,
+        tyro.conf.arg(metavar=ENGINE_METAVAR, help_behavior_hint="(default: tuned.json's, else auto)"),
+    ] = None
+    """Who normalises: DALI, or on a GPU one Triton kernel, which auto takes there."""
     on_bad: OnBad = "error"
     """error: list all bad files and stop; skip: give such test patches the share of positives the run trained on."""
     workers: Annotated[
@@ -107,7 +112,7 @@ def predict(settings: PredictSettings) -> None:
     origin = Origin(settings.data_dir, settings.cache_dir, device)
     ensemble = load_ensemble(settings.run, device, calibrated=settings.calibrated)
     warn_of_synthetic(settings.run, ensemble, table)
-    inputs = input_settings(settings.source, settings.workers, origin)
+    inputs = input_settings(settings.source, settings.workers, origin, settings.engine)
     source = open_source(table, inputs, device=device, cache_dir=settings.cache_dir)
     probabilities = probabilities_of(
         ensemble, source, rows, settings=inputs, origin=origin, batch_size=settings.batch_size,

@@ -11,7 +11,6 @@ from bench.examine import Choice, Examiner, Found, step_s
 from bench.rates import Rate, pooled
 from bench.results import median_ratio
 from bench.sample import Sample
-from pipeline.open import IN_MEMORY
 from pipeline.settings import AUGMENTATIONS, usable_cores
 from training.diagnose import (
     AUGMENTATION,
@@ -41,7 +40,9 @@ class Doctor(BenchOptions):
     """A network of train.py."""
     augment: Literal["none", "light", "standard", "heavy"] = "light"
     """As in train.py."""
-    source: Literal["auto", "tiff", "strip", "packed", "resident", "fused"] | None = None
+    source: Literal["auto", "tiff", "strip", "packed", "resident"] | None = None
+    """As in train.py."""
+    engine: Literal["auto", "dali", "triton"] | None = None
     """As in train.py."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """As in train.py."""
@@ -59,7 +60,9 @@ class Doctor(BenchOptions):
     def run(self) -> None:
         """Measure and speak. Raises UserError where train.py does."""
         table, _, device = self.open()
-        settings = input_settings(self.source, self.workers or None, Origin(self.data_dir, self.cache_dir, device))
+        settings = input_settings(
+            self.source, self.workers or None, Origin(self.data_dir, self.cache_dir, device), self.engine
+        )
         choice = Choice(settings, self.augment, self.model, self.precision, self.batch_size)
         with tempfile.TemporaryDirectory() as folder:
             sample = Sample(table, self.patches, device, self.cache_dir, Path(folder))
@@ -167,13 +170,16 @@ def changes_for(found: Found, *, on_gpu: bool) -> list[Change]:
     changes: list[Change] = []
     if bound == WORKERS:
         changes.append(reading("--workers 0", workers=0))
-    if bound in (DISK, OPENS, DECODE) and found.source not in ("packed", *IN_MEMORY):
+    if bound in (DISK, OPENS, DECODE) and found.source not in ("packed", "resident"):
         changes.append(reading("--source packed", source="packed"))
     if bound == DISK:
         many = _MANY_READERS * usable_cores()
         changes.append(reading(f"--workers {many}", workers=many))
-    if bound in (HAND_OVER, NORMALISATION, AUGMENTATION) and found.source not in IN_MEMORY:
-        changes += [reading(f"--source {kind}", source=kind) for kind in IN_MEMORY if on_gpu or kind == "fused"]
+    if bound in (HAND_OVER, NORMALISATION, AUGMENTATION) and on_gpu:
+        if now.settings.engine == "dali":
+            changes.append(reading("--engine triton", engine="triton"))
+        if found.source != "resident":
+            changes.append(reading("--source resident", source="resident"))
     if bound == AUGMENTATION:
         names = list(AUGMENTATIONS)  # from the lightest to the heaviest
         lighter = names[max(0, names.index(now.augment) - 1)]

@@ -20,7 +20,6 @@ from bench.sample import Sample
 from bench.stages import reading
 from pipeline.errors import UserError
 from pipeline.loader import Loader
-from pipeline.open import IN_MEMORY
 from pipeline.settings import InputSettings, usable_cores
 from pipeline.stores import FolderStore
 from training.build import build_model
@@ -268,7 +267,7 @@ def loader_parts(kind: str, rates: Mapping[str, Rate], first_read_per_s: float, 
     handed_s = plain_s - read_s
     if not fits:
         disk_s = max(disk_s, 1 / first_read_per_s - opens_s)
-    elif kind in ("packed", *IN_MEMORY):
+    elif kind in ("packed", "resident"):
         disk_s, handed_s = 0.0, plain_s  # it is memory that is read
     parts = {
         OPENS: opens_s,

@@ -151,6 +151,7 @@ class Throttled:
 
     def __init__(self, source: Any, per_s: float) -> None:
         self.kind, self.height, self.width = source.kind, source.height, source.width
+        self.encoded, self.patches_u8 = False, None
         self._source, self._patch_s, self._disk = source, 1 / per_s, threading.Lock()
 
     def __len__(self) -> int:

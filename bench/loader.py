@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,9 +19,9 @@ from bench.stages import measure_stages, show_stages
 from pipeline.dataset import PatchTable
 from pipeline.errors import UserError
 from pipeline.loader import Loader
-from pipeline.open import IN_MEMORY, AnySource
+from pipeline.open import AnySource
 from pipeline.settings import AUGMENTATIONS, SOURCES, InputSettings
-from pipeline.sources import PackedSource, ResidentSource
+from pipeline.sources import PackedSource
 from pipeline.stores import FolderStore
 
 KINDS = tuple(kind for kind in SOURCES if kind != "auto")
@@ -34,6 +35,8 @@ class LoaderBench(BenchOptions):
 
     sources: tuple[str, ...] = KINDS
     """Sources to measure; one that does not apply gets one line."""
+    engines: tuple[Literal["auto", "dali", "triton"], ...] = ("auto",)
+    """Who augments, as in train.py; rows of any but auto name it."""
     augment: tuple[str, ...] = tuple(AUGMENTATIONS)
     """Augmentations: none delivers uint8, the others normalised floats."""
     stages: bool = False
@@ -103,16 +106,18 @@ class LoaderBench(BenchOptions):
         add(BASELINE, "none", pillow, files_of(table, rows), round_s=math.inf)
         sources = self._open_sources(table, device, skipped)
         measures |= measure_ceilings(sources, table, rows, self.batch_size, settings.threads, device)
-        for setting in self.augment:
-            for kind, source in sources.items():
+        for setting, engine, (kind, source) in product(self.augment, self.engines, sources.items()):
 
-                def load(part: np.ndarray, source: AnySource = source, setting: str = setting) -> Loader:
-                    return make_loader(
-                        source, part, table.labels, batch_size=self.batch_size, device=device, settings=settings,
-                        augment=setting, normalise=setting != "none",
-                    )  # fmt: skip
+            def load(
+                part: np.ndarray, source: AnySource = source, setting: str = setting, engine: str = engine
+            ) -> Loader:
+                return make_loader(
+                    source, part, table.labels, batch_size=self.batch_size, device=device,
+                    settings=replace(settings, engine=engine), augment=setting, normalise=setting != "none",
+                )  # fmt: skip
 
-                add(f"{kind}, {setting}", setting, load, pages_of(source, table, rows))
+            name = f"{kind}, {setting}" + (f", {engine}" if engine != "auto" else "")
+            add(name, setting, load, pages_of(source, table, rows))
         figures = interleave(measures, self.repeats, failed=skipped, title="loader")
         return describe(found, figures, settings.threads)
 
@@ -133,7 +138,7 @@ def measure_ceilings(
             packed.pack.patches, rows, batch_size=batch_size, threads=threads
         )
     for source in sources.values():
-        if isinstance(source, ResidentSource) and source.patches_u8.is_cuda:
+        if source.patches_u8 is not None and source.patches_u8.is_cuda:
             ceilings[DEVICE_GATHER] = bounds.gather_on_device(source.patches_u8, rows, batch_size)
     ceilings[PASS_THROUGH] = bounds.pass_through(ready_u8, batch_size=batch_size, threads=threads, device=device)
     return ceilings
@@ -146,7 +151,7 @@ def files_of(table: PatchTable, rows: np.ndarray) -> list[str] | None:
 
 def pages_of(source: AnySource, table: PatchTable, rows: np.ndarray) -> list[str] | None:
     """Files that a source reads during an epoch."""
-    if isinstance(source, ResidentSource):
+    if source.patches_u8 is not None:
         return None
     if isinstance(source, PackedSource):
         bounds.unmap(source.pack.patches)
@@ -180,9 +185,9 @@ def describe(
 def ceiling_of(name: str, threads: int, measured: Container[str]) -> str:
     """The ceiling, of those ``measured``, that a way of loading is held against."""
     kind = name.split(",", maxsplit=1)[0]
-    if kind in IN_MEMORY and DEVICE_GATHER in measured:
+    if kind == "resident" and DEVICE_GATHER in measured:
         return DEVICE_GATHER
-    return gather(threads) if kind in ("packed", *IN_MEMORY) else open_read_close(threads)
+    return gather(threads) if kind in ("packed", "resident") else open_read_close(threads)
 
 
 def what_bounds(name: str, medians: Mapping[str, float], threads: int, *, on_cpu: bool = False) -> str:
@@ -191,17 +196,19 @@ def what_bounds(name: str, medians: Mapping[str, float], threads: int, *, on_cpu
     Reading takes what its ceiling takes, hand-over what the pass-through of a ready batch takes, augmentation what a
     row takes longer than the same source without; of ``tiff`` the rest is decoding, of others what the loader adds.
     """
-    kind, _, setting = name.partition(", ")
-    if not setting:
+    kind, *rest = name.split(", ")
+    if not rest:
         return "decoding and collating in worker processes"
+    setting, *engine = rest
     whole_s = 1 / medians[name]
-    plain_s = 1 / medians[f"{kind}, none"] if f"{kind}, none" in medians else whole_s
+    plain = ", ".join((kind, "none", *engine))
+    plain_s = 1 / medians[plain] if plain in medians else whole_s
     parts = {"augmentation": whole_s - plain_s}
     reading = ceiling_of(name, threads, medians)
     if reading in medians:
         parts["file opens" if kind in ("tiff", "strip") else "memory"] = 1 / medians[reading]
-    # fused does without DALI, and so does what is delivered on a CPU as it was read
-    past_dali = kind == "fused" or (on_cpu and setting == "none" and kind != "tiff")
+    # On a GPU the kernel does without DALI, and so does what is delivered on a CPU as it was read.
+    past_dali = kind != "tiff" and (setting == "none" if on_cpu else engine != ["dali"])
     if not past_dali and PASS_THROUGH in medians:
         parts["hand-over to DALI and torch"] = 1 / medians[PASS_THROUGH]
     parts["decoding" if kind == "tiff" else "the loader's own work"] = whole_s - sum(parts.values())

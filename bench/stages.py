@@ -26,7 +26,7 @@ STAGES = ("read", "decode", "hand-over", "augment", "normalise", "colour")
 class ReadySource:
     """Patches that are there already: what remains is the loader's own work and the hand-over."""
 
-    kind = READY
+    kind, encoded, patches_u8 = READY, False, None
 
     def __init__(self, count: int, height: int, width: int) -> None:
         self._count, self.height, self.width = count, height, width

@@ -42,7 +42,9 @@ class Train(BenchOptions):
     """Take the small network and the augmentation whose speeds alone are nearest: there every clumsiness shows."""
     augment: Literal["none", "light", "standard", "heavy"] = "light"
     """As in train.py."""
-    source: Literal["auto", "tiff", "strip", "packed", "resident", "fused"] | None = None
+    source: Literal["auto", "tiff", "strip", "packed", "resident"] | None = None
+    """As in train.py."""
+    engine: Literal["auto", "dali", "triton"] | None = None
     """As in train.py."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """As in train.py."""
@@ -57,7 +59,9 @@ class Train(BenchOptions):
         """Measure, print and write. Raises UserError where train.py does."""
         table, rows, device = self.open()
         check_rows(rows, self.batch_size)
-        settings = input_settings(self.source, self.workers or None, Origin(self.data_dir, self.cache_dir, device))
+        settings = input_settings(
+            self.source, self.workers or None, Origin(self.data_dir, self.cache_dir, device), self.engine
+        )
         source = open_source(table, settings, device=device, cache_dir=self.cache_dir)
         optim = replace(OptimSettings(), batch_size=self.batch_size, compile=self.compile)
         setup = RunSetup(self.augment, self.batch_size, choose_precision(self.precision, device), optim)

@@ -24,7 +24,6 @@ from bench.results import median_ratio, summary
 from bench.sample import Sample
 from pipeline.dataset import dataset_root
 from pipeline.errors import UserError
-from pipeline.open import IN_MEMORY
 from pipeline.settings import SOURCES, InputSettings, Tuned, usable_cores, write_tuned
 from training.device import Precision, choose_precision
 from training.inference import BATCH_SIZES, predict_logits
@@ -116,7 +115,7 @@ class Search:
     def _sources(self) -> list[str]:
         """The sources worth trying: those in memory only where the whole data set fits."""
         fits = self._examiner.sample.fits_device()
-        return [kind for kind in SOURCES if kind != "auto" and (fits or kind not in IN_MEMORY)]
+        return [kind for kind in SOURCES if kind != "auto" and (fits or kind != "resident")]
 
     def _best(
         self, stage: str, candidates: Sequence[InputSettings], now: InputSettings | None, name: str = ""

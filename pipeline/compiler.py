@@ -40,12 +40,12 @@ def require_compiler(device: "torch.device", otherwise: str) -> None:
     compiler = os.environ.get("CC", "gcc")
     if not (shutil.which(compiler) or shutil.which("clang")):
         raise UserError(
-            f"torch.compile on a GPU needs a C compiler, found no {compiler}: install one (apt install gcc), or"
+            f"Compiling for a GPU needs a C compiler, found no {compiler}: install one (apt install gcc), or"
             f" {otherwise}"
         )
     header = Path(sysconfig.get_paths()["include"], "Python.h")
     if not header.exists():
         raise UserError(
-            f"torch.compile on a GPU needs Python's header, found no {header}: install it (apt install python3-dev), or"
+            f"Compiling for a GPU needs Python's header, found no {header}: install it (apt install python3-dev), or"
             f" {otherwise}"
         )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from pipeline.pinned import HostPatches
-from pipeline.sources import CHANNELS, FusedSource, PixelSource, ResidentSource, TiffSource
+from pipeline.sources import CHANNELS, PixelSource, ResidentSource, TiffSource
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,9 @@ class Feeder:
 
     def __init__(
         self, source: PixelSource | TiffSource | ResidentSource, *, batch_size: int, threads: int, prefetch: int,
-        chunk: int, device: torch.device,
+        chunk: int, device: torch.device, gathers: bool = False,
     ) -> None:  # fmt: skip
+        """``gathers``: whoever takes the batches finds patches in the device's memory itself, by their rows."""
         self._source, self._prefetch, self._chunk = source, prefetch, chunk
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="feeder")
         self._jobs: Iterator[Job] = iter(())
@@ -44,7 +45,12 @@ class Feeder:
         self._device = device
         self.stream: torch.cuda.Stream | None = None
         """The CUDA stream on which patches in GPU memory are ready; None where they stay on the host."""
-        if device.type == "cuda" and not isinstance(source, TiffSource | FusedSource):
+        in_memory = source.patches_u8 is not None
+        # Who delivers: threads that read files' bytes or pixels, or the device's own memory.
+        self._reads = not (in_memory and (gathers or device.type == "cuda"))
+        self._into_room = self._reads and not source.encoded
+        self._gathers = gathers and in_memory
+        if device.type == "cuda" and not source.encoded and not self._gathers:
             # Not the stream that trains: copies wait for no step, and no step for a copy.
             self.stream = torch.cuda.Stream(device)
         self._shape = (batch_size, source.height, source.width, CHANNELS)
@@ -60,21 +66,21 @@ class Feeder:
         """The next batch: (job, patches). Waits for it if need be.
 
         Patches are [B, H, W, 3] uint8: an array, whose memory is read into again once nobody holds it any more, or on
-        a GPU a tensor of its own, ready on ``stream``. For a TiffSource they are a list of B arrays of file bytes,
-        for a FusedSource the rows themselves. Raises StopIteration after the last job, and what reading raised.
+        a GPU a tensor of its own, ready on ``stream``. Of a source of files they are a list of B arrays of bytes; None
+        where they are gathered elsewhere. Raises StopIteration after the last job, and what reading raised.
         """
         if not self._reading:
             raise StopIteration
         job, slot, chunks = self._reading.popleft()
         parts = [chunk.result() for chunk in chunks]
         self._read_ahead()
-        if isinstance(self._source, FusedSource):
-            return job, job.rows
-        if isinstance(self._source, TiffSource):
+        if self._gathers:
+            return job, None
+        if self._source.encoded:
             return job, [file for part in parts for file in part]
         if self.stream is None:
             # DALI asks torch for a CUDA stream as soon as it is given any tensor: on a CPU it gets an array.
-            return job, self._lend(slot, len(job.rows)) if slot else self._source.take(job.rows).numpy()
+            return job, self._lend(slot, len(job.rows))
         with torch.cuda.stream(self.stream):
             if slot is None:
                 return job, self._source.take(job.rows)
@@ -110,7 +116,7 @@ class Feeder:
             self._reading.append((job, slot, self._submit(job, slot)))
 
     def _take_slot(self) -> HostPatches | None:
-        if isinstance(self._source, TiffSource | ResidentSource):
+        if not self._into_room:
             return None
         # Some batches more than are read ahead exist at a time: those in DALI's hands, and those that are kept.
         return self._idle.popleft() if self._idle else HostPatches(self._shape, to_gpu=self.stream is not None)
@@ -122,10 +128,10 @@ class Feeder:
         return patches
 
     def _submit(self, job: Job, slot: HostPatches | None) -> list[Future]:
-        if isinstance(self._source, ResidentSource):
+        if not self._reads:
             return []
         pieces = [slice(start, start + self._chunk) for start in range(0, len(job.rows), self._chunk)]
-        if isinstance(self._source, TiffSource):
+        if self._source.encoded:
             return [self._pool.submit(self._source.read_files, job.rows[piece]) for piece in pieces]
         return [self._pool.submit(self._fill, slot, job.rows[piece], piece) for piece in pieces]
 

@@ -1,23 +1,23 @@
-"""The loader: feeder threads and a DALI graph -> augmented, normalised, channels-last batches, in a known order."""
+"""The loader: feeder threads and an engine -> augmented, normalised, channels-last batches, in a known order."""
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from pipeline.engines import DaliEngine, Engine, Untouched, as_torch, choose_engine
 from pipeline.errors import UserError
 from pipeline.exhausted import exhausted
 from pipeline.feeder import Feeder, Job
-from pipeline.fused import FusedGraph
 from pipeline.graph import GraphSettings, build_graph, plan_inputs, plan_rows
 from pipeline.plan import EpochPlan, PlanAhead, draw_plan
 from pipeline.settings import AugmentSettings, InputSettings, Normalisation, usable_cores
-from pipeline.sources import FusedSource, PixelSource, ResidentSource, TiffSource
-from pipeline.untouched import Untouched
+from pipeline.sources import PixelSource, ResidentSource, TiffSource
 
 
 class Batch(NamedTuple):
@@ -102,8 +102,8 @@ class Loader:
         self._graph_settings = GraphSettings(
             augment=augment,
             normalisation=normalisation,
-            encoded=isinstance(source, TiffSource),
-            on_device=on_gpu and not isinstance(source, TiffSource),
+            encoded=source.encoded,
+            on_device=on_gpu and not source.encoded,
             height=source.height,
             width=source.width,
             device_id=(device.index or 0) if on_gpu else None,
@@ -113,9 +113,10 @@ class Loader:
             half=on_gpu,
         )
         self._fields = plan_inputs(augment, normalisation)
+        self.engine, _ = choose_engine(settings.engine, device)
         self._feeder = Feeder(
             source, batch_size=local_batch, threads=settings.threads, prefetch=settings.prefetch,
-            chunk=settings.read_chunk, device=device,
+            chunk=settings.read_chunk, device=device, gathers=self.engine == "triton",
         )  # fmt: skip
         self._plans = PlanAhead(
             partial(
@@ -124,7 +125,7 @@ class Loader:
             ),
             ahead=shuffle,
         )  # fmt: skip
-        self._pipeline: Any = None
+        self._pipeline: Engine | None = None
         self._plan: EpochPlan | None = None
         self._jobs: list[Job] = []
         self._in_flight: deque[tuple[Job, Any]] = deque()  # with the patches, which DALI may still be reading
@@ -194,39 +195,75 @@ class Loader:
         ]
         return [share for share in shares if len(share)]
 
-    def _build(self) -> Any:
-        if isinstance(self.source, FusedSource):
-            return FusedGraph(self._graph_settings, self.source.patches_u8, self._next_inputs)
-        on_cpu, encoded = self.device.type == "cpu", isinstance(self.source, TiffSource)
-        if on_cpu and not encoded and not self._fields and self.normalisation is None:
+    def _build(self) -> Engine:
+        if self.engine == "triton":
+            return self._build_triton()
+        if self.device.type == "cpu" and not (self.source.encoded or self._fields or self.normalisation):
             return Untouched(self._next_inputs)
-        return build_graph(self._graph_settings, self._next_inputs, self._feeder.stream)
+        return DaliEngine(build_graph(self._graph_settings, self._next_inputs, self._feeder.stream))
+
+    def _build_triton(self) -> Engine:
+        from pipeline.triton_engine import BatchForm, TritonEngine
+
+        form = BatchForm(self.source.height, self.source.width, torch.float16 if self.device.type == "cuda" else
+                         torch.float32)  # fmt: skip
+        next_patches: Callable[[Any], torch.Tensor | None] = self._next_on_device
+        if self.source.encoded:
+            decode = replace(self._graph_settings, augment=AugmentSettings(), normalisation=None)
+            graph = build_graph(decode, partial(self._next_inputs, ()), None)
+
+            def next_patches(stream: Any) -> torch.Tensor:
+                try:
+                    return as_torch(graph.run(stream)[0])
+                except StopIteration:
+                    graph.reset()
+                    raise
+
+        return TritonEngine(
+            form, self.device, self.rows, self._labels, self._fields, self.normalisation, self.source.patches_u8,
+            next_patches,
+        )  # fmt: skip
 
     def _begin(self) -> None:
         if self._pipeline is None:
             self._pipeline = self._build()
         self._plan = self._plans.take(self._epoch)
         batches = self._batches(self._plan.order)[self._next_batch :]
+        self._pipeline.begin(self._plan, batches)
         self._in_flight.clear()
         self._ended = False
         self._feeder.start(Job(samples=samples, rows=self.rows[samples]) for samples in batches)
 
-    def _next_inputs(self) -> tuple[Any, list[np.ndarray]]:
-        """DALI's callback, on the thread that iterates: hands over what the feeder has ready."""
+    def _next_job(self) -> tuple[Job, Any]:
+        """What the feeder has ready."""
         if self._ended:
             raise StopIteration
         began = time.perf_counter()
         job, patches = self._feeder.next()
         self.read_wait_s += time.perf_counter() - began
         self._in_flight.append((job, patches))
+        return job, patches
+
+    def _next_inputs(self, fields: Sequence[str] | None = None) -> tuple[Any, list[np.ndarray]]:
+        """DALI's callback, on the thread that iterates: patches, labels, and ``fields`` of the plan (its graph's)."""
+        job, patches = self._next_job()
         labels = self._labels[job.rows][:, None]
-        return patches, [labels, *plan_rows(self._plan, self._fields, job.samples)]
+        return patches, [labels, *plan_rows(self._plan, self._fields if fields is None else fields, job.samples)]
+
+    def _next_on_device(self, stream: torch.cuda.Stream | None) -> torch.Tensor | None:
+        """The next patches for work on ``stream``; None where the engine gathers them."""
+        _, patches = self._next_job()
+        if patches is None or stream is None:
+            return patches if patches is None else torch.from_numpy(patches)
+        stream.wait_stream(self._feeder.stream)
+        patches.record_stream(stream)
+        return patches
 
     def _run(self) -> Batch | None:
         try:
             # On a GPU nobody waits for the outputs on the host: the stream that trains does. Of a batch that is dropped
             # DALI takes the memory back on a thread of its own, once the device has done all that was queued by then.
-            x_nhwc, y = map(_as_torch, self._pipeline.run(self._consumer_stream()))
+            x_nhwc, y = self._pipeline.run(self._consumer_stream())
         except StopIteration:
             self._pipeline.reset()
             self._ended = True
@@ -240,7 +277,7 @@ class Loader:
             raise
         job, _ = self._in_flight.popleft()
         # NHWC seen as NCHW is torch's channels-last, without a copy.
-        return Batch(x=x_nhwc.permute(0, 3, 1, 2), y=y.squeeze(1), rows=job.rows)
+        return Batch(x=x_nhwc.permute(0, 3, 1, 2), y=y, rows=job.rows)
 
     def _end(self) -> None:
         """Leave DALI's pipeline at the start of an epoch, also if the consumer stopped early."""
@@ -255,11 +292,6 @@ class Loader:
 
     def _name_next(self) -> str:
         return self.source.name(int(self._in_flight[0][0].rows[0])) if self._in_flight else "an unknown file"
-
-
-def _as_torch(output: Any) -> torch.Tensor:
-    # as_tensor and from_dlpack share DALI's memory.
-    return output if isinstance(output, torch.Tensor) else torch.from_dlpack(output.as_tensor())
 
 
 def _first_lines(error: BaseException, count: int = 3) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from pipeline.dataset import PatchTable
+from pipeline.engines import choose_engine
 from pipeline.errors import UserError
 from pipeline.layouts import NEEDS_DECODER, Layouts, scan_layouts
 from pipeline.pack import find_pack, make_pack, pack_path
@@ -14,7 +15,6 @@ from pipeline.packfile import PackFile
 from pipeline.settings import InputSettings
 from pipeline.sources import (
     CHANNELS,
-    FusedSource,
     PackedSource,
     PixelSource,
     ResidentSource,
@@ -28,7 +28,6 @@ from pipeline.verify import verify_ids as verify_pixels
 # Share of the free GPU memory that resident data may take: network, activations and DALI need the rest.
 RESIDENT_SHARE = 0.5
 AnySource = PixelSource | TiffSource | ResidentSource
-IN_MEMORY = ("resident", "fused")
 _MEMORY = {"cuda": "GPU", "cpu": "host"}
 
 
@@ -49,7 +48,7 @@ def open_source(
 
     Args:
         table: the split.
-        settings: ``source`` says which source, ``threads`` how many threads check and pack.
+        settings: ``source`` says which source, ``engine`` who augments, ``threads`` how many threads check and pack.
         device: where batches are to end.
         cache_dir: where packed files are found and made.
         verify_ids: also check sha1(pixels) == id for every patch.
@@ -61,18 +60,17 @@ def open_source(
     """
     device = torch.device(device)
     kind = settings.source
-    if kind == "resident" and device.type != "cuda":
-        raise UserError(
-            "source resident: expected a GPU, found --device cpu; use --source packed, auto, or fused, which also "
-            "holds the patches in memory"
-        )
+    engine, engine_why = choose_engine(settings.engine, device)
     opener = _Opener(table, settings, Path(cache_dir), verify_ids, progress, say)
-    if kind in IN_MEMORY or (kind == "auto" and device.type == "cuda"):
+    if kind == "resident" or (kind == "auto" and device.type == "cuda"):
         source, why = opener.in_memory(kind, device)
     else:
         source, why = opener.for_kind(kind)
         opener.verify(source)
-    say(f"{table.split}: source {source.kind} ({why}), {source.width} x {source.height} pixels")
+    say(
+        f"{table.split}: source {source.kind} ({why}), engine {engine} ({engine_why}), {source.width} x"
+        f" {source.height} pixels"
+    )
     return source
 
 
@@ -144,7 +142,7 @@ class _Opener:
         source, why = self._to_stage()
         if source is None:
             source, why = self._checked(kind)
-        if isinstance(source, TiffSource):
+        if source.encoded:
             return source, why
         claim = len(source) * source.height * source.width * CHANNELS
         free = free_memory(device)
@@ -159,14 +157,14 @@ class _Opener:
                     raise
                 self._say(f"{self._table.split}: not read in one pass: {error}; now every file's header is read first")
                 source, why = self._checked(kind)
-                if isinstance(source, TiffSource):
+                if source.encoded:
                     return source, why
                 staged = self._stage(source, device)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             return self._elsewhere(kind, f"{_gb(claim)} did not fit into GPU memory")
         why = f"{_gb(claim)} in {_MEMORY[device.type]} memory, from {why}"
-        return (FusedSource(staged.patches_u8) if kind == "fused" else staged), why
+        return staged, why
 
     def _to_stage(self) -> tuple[PixelSource | None, str]:
         """What can be staged without a look at every file before: a packed file, or files like the first one."""
@@ -183,7 +181,7 @@ class _Opener:
 
     def _checked(self, kind: str) -> tuple[PixelSource | TiffSource, str]:
         source, why = self.for_kind("auto")
-        if isinstance(source, TiffSource) and kind != "auto":
+        if source.encoded and kind != "auto":
             source, why = self.packed(), f"a packed file, because it {why}"
         self.verify(source)
         return source, why

@@ -9,9 +9,10 @@ from typing import Any, Literal
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 
-SOURCES = ("auto", "tiff", "strip", "packed", "resident", "fused")
-SOURCE_METAVAR = "{" + ",".join(SOURCES) + "}"
-"""Of --source in --help, where nothing given means tuned.json's."""
+SOURCES = ("auto", "tiff", "strip", "packed", "resident")
+ENGINES = ("auto", "dali", "triton")
+SOURCE_METAVAR, ENGINE_METAVAR = ("{" + ",".join(names) + "}" for names in (SOURCES, ENGINES))
+"""Of --source and --engine in --help, where nothing given means tuned.json's."""
 OnBad = Literal["error", "skip"]
 """What to do about files that cannot be used: list them all and stop, or leave them out."""
 TUNED_FILE = "tuned.json"
@@ -85,7 +86,7 @@ class InputSettings:
     """How patches travel from disk to the batch. None of these changes a pixel, so the tuner may set them all."""
 
     source: str = "auto"
-    """Where pixels come from: auto, tiff, strip, packed, resident or fused."""
+    """Where pixels come from: auto, tiff, strip, packed or resident."""
     workers: int = 0
     """Threads that read, and threads of DALI; 0 takes every core this process may use."""
     prefetch: int = 3
@@ -94,10 +95,14 @@ class InputSettings:
     """Batches in flight inside the DALI graph."""
     read_chunk: int = 64
     """Patches one reading thread takes at a time."""
+    engine: str = "auto"
+    """Who augments: auto, dali, or on a GPU triton."""
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
             raise UserError(f"source {self.source!r} is unknown; expected one of {', '.join(SOURCES)}")
+        if self.engine not in ENGINES:
+            raise UserError(f"engine {self.engine!r} is unknown; expected one of {', '.join(ENGINES)}")
         for name, least in (("workers", 0), ("prefetch", 1), ("queue_depth", 1), ("read_chunk", 1)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -107,6 +112,11 @@ class InputSettings:
     def threads(self) -> int:
         """Number of threads after 0 has been resolved."""
         return self.workers or usable_cores()
+
+
+def source_now(source: Any) -> Any:
+    """Today's name of a source that an older version wrote down: "fused" was resident with an engine of its own."""
+    return "resident" if source == "fused" else source
 
 
 def usable_cores() -> int:
@@ -187,6 +197,8 @@ def read_tuned(cache_dir: str | Path) -> Tuned | None:
         if (found := content.pop("schema")) != TUNED_SCHEMA:
             raise UserError(f"{path}: expected schema {TUNED_SCHEMA}, found {found!r}")
         tuned = Tuned(**content)
+        if "source" in tuned.settings:
+            tuned = replace(tuned, settings={**tuned.settings, "source": source_now(tuned.settings["source"])})
         if unknown := set(tuned.settings) - known:
             raise UserError(f"{path}: unknown settings {sorted(unknown)}; expected only {sorted(known)}")
         replace(InputSettings(), **tuned.settings)

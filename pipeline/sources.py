@@ -1,4 +1,7 @@
-"""Where pixels come from: four sources with one interface, interchangeable bit for bit."""
+"""Where pixels come from: four sources with one interface, interchangeable bit for bit.
+
+What is done to the pixels afterwards is an engine's matter (``pipeline.engines``).
+"""
 
 import os
 from collections.abc import Sequence
@@ -20,7 +23,11 @@ class Source(Protocol):
     """The patches of one split, by row. Every method may be called by any number of threads at once."""
 
     kind: str
-    """tiff, strip, packed, resident or fused."""
+    """tiff, strip, packed or resident."""
+    encoded: bool
+    """Delivers files' bytes (``read_files``), which a decoder must take, rather than pixels (``read_into``)."""
+    patches_u8: torch.Tensor | None
+    """All patches [N, H, W, 3] uint8 where they are in the device's memory; else None."""
     height: int
     """Pixels, the same for every patch."""
     width: int
@@ -41,7 +48,7 @@ class PixelSource(Source, Protocol):
 class TiffSource:
     """Whole files; the DALI graph decodes them. For compressed and tiled TIFFs."""
 
-    kind = "tiff"
+    kind, encoded, patches_u8 = "tiff", True, None
 
     def __init__(self, store: Store, layouts: Layouts) -> None:
         self.height, self.width = layouts.height, layouts.width
@@ -88,7 +95,7 @@ class TiffSource:
 class StripSource:
     """Uncompressed TIFFs: one positioned read puts a file's only strip where it belongs. No decoder."""
 
-    kind = "strip"
+    kind, encoded, patches_u8 = "strip", False, None
 
     def __init__(self, store: FolderStore, layouts: Layouts) -> None:
         self.height, self.width = layouts.height, layouts.width
@@ -135,7 +142,7 @@ def _others(found: Found, nbytes: int | np.ndarray, size: np.ndarray, mtime_ns: 
 class PackedSource:
     """One memory-mapped uint8 file made by ``pipeline.pack``."""
 
-    kind = "packed"
+    kind, encoded, patches_u8 = "packed", False, None
 
     def __init__(self, pack: PackFile) -> None:
         self.height, self.width = pack.height, pack.width
@@ -155,7 +162,7 @@ class PackedSource:
 class ResidentSource:
     """The whole split as uint8 in one tensor on the device: 6.1 GB for Kaggle's train set."""
 
-    kind = "resident"
+    kind, encoded = "resident", False
 
     def __init__(self, patches_u8: torch.Tensor) -> None:
         """Take ``patches_u8`` [N, H, W, 3] uint8 as it is."""
@@ -166,7 +173,7 @@ class ResidentSource:
         return len(self.patches_u8)
 
     def name(self, row: int) -> str:
-        return f"patch {row} in device memory"
+        return f"patch {row} in memory"
 
     def take(self, rows: np.ndarray) -> torch.Tensor:
         """Patches ``rows`` [k] as a new tensor [k, H, W, 3] uint8 on the device, on torch's current stream."""
@@ -176,13 +183,10 @@ class ResidentSource:
         return self.patches_u8.index_select(0, index)
 
     def read_into(self, rows: np.ndarray, out_u8: np.ndarray) -> None:
-        out_u8[:] = self.take(rows).cpu().numpy()
-
-
-class FusedSource(ResidentSource):
-    """As resident; torch operations take the place of the DALI graph (``pipeline.fused``)."""
-
-    kind = "fused"
+        if self.patches_u8.is_cuda:
+            out_u8[:] = self.take(rows).cpu().numpy()
+        else:
+            np.take(self.patches_u8.numpy(), rows, axis=0, out=out_u8, mode="clip")
 
 
 def _changed(path: str) -> UserError:

@@ -25,7 +25,7 @@ PIECE = 512
 class UncheckedStrips:
     """Files that are believed to be laid out like the first one; each is proven while it is read."""
 
-    kind = "strip"
+    kind, encoded, patches_u8 = "strip", False, None
 
     def __init__(self, table: PatchTable) -> None:
         """Look at the first file.

@@ -20,7 +20,7 @@ def iterate_pixels(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pixels of any source, un-augmented, in order: (rows [k] int64, pixels [k, H, W, 3] uint8), k up to ``chunk``."""
     pieces = [rows[start : start + chunk] for start in range(0, len(rows), chunk)]
-    if isinstance(source, TiffSource):
+    if source.encoded:
         decoder = Decoder(source.height, source.width, batch_size=chunk, threads=threads)
         for piece in pieces:
             yield piece, decoder.decode(source.read_files(piece))

@@ -11,6 +11,8 @@ from tests_support import write_kaggle_folder
 from pipeline.dataset import Dataset, open_dataset
 
 torch.set_num_threads(2)
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels of GPUs run on the CPU then, in NumPy
 # Tests marked gpu run their code on the CPU instead where this says "cpu": to see that they run, not what they prove.
 STAND_IN = "GPU_TESTS_ON"
 

@@ -14,14 +14,13 @@ from pipeline.open import AnySource, open_source
 from pipeline.settings import AUGMENTATIONS, KAGGLE_NORMALISATION, AugmentSettings, InputSettings
 
 CPU = torch.device("cpu")
-KINDS = ("tiff", "strip", "packed", "resident", "fused")
+KINDS = ("tiff", "strip", "packed", "resident")
 # About 30 ms on a GPU: the host is far ahead meanwhile.
 _SLEEP_CYCLES = 50_000_000
 
 
 def open_kind(table: PatchTable, kind: str, device: torch.device, cache: Path) -> AnySource:
-    """The source; on a CPU, where there is no resident one, fused stands in for it."""
-    kind = "fused" if kind == "resident" and device.type == "cpu" else kind
+    """The source."""
     settings = InputSettings(source=kind, workers=2)
     return open_source(table, settings, device=device, cache_dir=cache, progress=False, say=lambda _: None)
 

@@ -135,7 +135,7 @@ def test_accepted_kinds_have_an_independent_decoders_pixels_through_every_source
     folder = write_dataset(tmp_path / "data", {identifier: case.build for identifier, case in cases.items()})
     expected = [independent_pixels((folder / "train" / f"{identifier}.tif").read_bytes()) for identifier in cases]
     for where in (folder, zipped(folder, tmp_path / "data.zip")):
-        for kind in ("tiff", "packed", "fused"):
+        for kind in ("tiff", "packed", "resident"):
             source = opened(table_of(where), kind, tmp_path / "cache")
             assert source.kind == kind
             found = np.concatenate([pixels for _, pixels in iterate_pixels(source, np.arange(len(cases)), threads=2)])

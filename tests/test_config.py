@@ -123,6 +123,15 @@ def test_damaged_settings_are_refused(damage):
         settings.from_dict(content, Path("config.json"))
 
 
+def test_settings_of_an_older_version_are_read_as_todays():
+    content = settings.to_dict(TrainConfig())
+    content["data"]["source"] = "fused"
+    del content["data"]["engine"]
+    config = settings.from_dict(content, Path("config.json"))
+    assert (config.data.source, config.data.engine) == ("resident", None)
+    assert settings.config_hash(config) == settings.config_hash(TrainConfig())
+
+
 def test_gpu_that_torch_cannot_use_is_reported(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(devices, "gpu_of_machine", lambda: "NVIDIA A100, driver 470.1")

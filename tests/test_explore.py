@@ -20,7 +20,7 @@ from report.patch_stats import PatchStats, measure_chunk, measure_patches, sha1_
 class _Memory:
     """A source of patches in memory."""
 
-    kind = "memory"
+    kind, encoded, patches_u8 = "memory", False, None
 
     def __init__(self, patches: np.ndarray) -> None:
         self.patches = patches

@@ -14,7 +14,7 @@ from pipeline.settings import AUGMENTATIONS, KAGGLE_NORMALISATION, InputSettings
 class Counting:
     """A source whose patch i is full of i."""
 
-    kind, height, width = "strip", 16, 16
+    kind, height, width, encoded, patches_u8 = "strip", 16, 16, False, None
 
     def __len__(self) -> int:
         return 240

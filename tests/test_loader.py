@@ -200,7 +200,7 @@ def test_kept_batches_stay_valid(sources: dict) -> None:
 class SlowSource:
     """A source whose every read takes a fixed time, counted by the sleeping of one thread."""
 
-    kind, height, width = "strip", 32, 32
+    kind, height, width, encoded, patches_u8 = "strip", 32, 32, False, None
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

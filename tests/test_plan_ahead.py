@@ -32,7 +32,7 @@ def test_the_next_plan_is_drawn_once_on_another_thread_and_any_other_on_demand()
 def test_length_is_the_number_of_batches(patches: int, batch: int, processes: int, drop_last: bool) -> None:
 
     class Blank:
-        kind, height, width = "strip", 32, 32
+        kind, height, width, encoded, patches_u8 = "strip", 32, 32, False, None
 
         def __len__(self) -> int:
             return patches

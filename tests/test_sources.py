@@ -90,8 +90,6 @@ def test_sources_that_do_not_apply_say_so(tmp_path: Path) -> None:
     table = open_dataset(tmp_path / "lzw").train
     with pytest.raises(UserError, match="8 files with LZW compression"):
         opened(table, "strip", tmp_path)
-    with pytest.raises(UserError, match="expected a GPU"):
-        opened(table, "resident", tmp_path)
     archive = open_dataset(zipped(tmp_path / "lzw", tmp_path / "data.zip")).train
     with pytest.raises(UserError, match="found the .zip"):
         opened(archive, "strip", tmp_path)

@@ -14,14 +14,13 @@ from pipeline.dataset import PatchTable, open_dataset
 from pipeline.errors import UserError
 from pipeline.open import AnySource, open_source
 from pipeline.settings import InputSettings
-from pipeline.sources import FusedSource
 from pipeline.staging import UncheckedStrips, stage
 
 CPU = torch.device("cpu")
 
 
-def fused(table: PatchTable, cache: Path, said: list[str] | None = None, **more) -> AnySource:
-    settings = InputSettings(source="fused", workers=2)
+def resident(table: PatchTable, cache: Path, said: list[str] | None = None, **more) -> AnySource:
+    settings = InputSettings(source="resident", workers=2)
     say = (said if said is not None else []).append
     return open_source(table, settings, device="cpu", cache_dir=cache, progress=False, say=say, **more)
 
@@ -39,8 +38,8 @@ def test_files_and_archives_are_staged_in_one_pass(tmp_path: Path, threads: int,
     staged = stage(UncheckedStrips(table), CPU, threads=threads, piece=7)
     assert np.array_equal(staged.patches_u8.numpy(), expected_pixels(known, table))
     said: list[str] = []
-    source = fused(table, tmp_path / "cache", said)
-    assert isinstance(source, FusedSource) and source.kind == "fused" and "in one pass" in said[0]
+    source = resident(table, tmp_path / "cache", said)
+    assert source.kind == "resident" and "in one pass" in said[0]
     assert not (tmp_path / "cache").exists()  # nothing was packed
 
 
@@ -53,7 +52,7 @@ def test_every_file_is_read_once(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(
         BulkReader, "read", lambda self, rows, *more: opened.extend(rows.tolist()) or by_many(self, rows, *more)
     )
-    fused(table, tmp_path / "cache")
+    resident(table, tmp_path / "cache")
     # The first twice more: once to learn the layout, once to see that compiled reading works here.
     assert sorted(opened) == [0, 0, *range(20)]
 
@@ -63,7 +62,7 @@ def test_an_existing_packed_file_is_staged_instead(tmp_path: Path) -> None:
     table = open_dataset(tmp_path / "data").train
     open_source(table, InputSettings(source="packed"), device="cpu", cache_dir=tmp_path / "c", say=lambda _: None)
     said: list[str] = []
-    source = fused(table, tmp_path / "c", said)
+    source = resident(table, tmp_path / "c", said)
     assert ".packed" in said[0] and np.array_equal(source.patches_u8.numpy(), expected_pixels(known, table))
 
 
@@ -71,8 +70,8 @@ def test_compressed_files_are_packed_first_and_it_is_said(tmp_path: Path) -> Non
     known = write_kaggle_folder(tmp_path / "data", train=12, test=0, size=32, encode=ENCODINGS["lzw"][0])
     table = open_dataset(tmp_path / "data").train
     said: list[str] = []
-    source = fused(table, tmp_path / "cache", said)
-    assert source.kind == "fused" and "LZW" in said[-1]
+    source = resident(table, tmp_path / "cache", said)
+    assert source.kind == "resident" and "LZW" in said[-1]
     assert np.array_equal(source.patches_u8.numpy(), expected_pixels(known, table))
 
 
@@ -82,7 +81,7 @@ def test_one_file_of_another_layout_is_found_while_reading_and_handled(tmp_path:
     odd = Path(table.store.name(7))
     odd.write_bytes(ENCODINGS["lzw"][0](known[table.ids[7]]))
     said: list[str] = []
-    source = fused(table, tmp_path / "cache", said)
+    source = resident(table, tmp_path / "cache", said)
     assert "not read in one pass" in said[0] and str(odd) in said[0]
     assert np.array_equal(source.patches_u8.numpy(), expected_pixels(known, table))
 
@@ -94,18 +93,18 @@ def test_bad_files_are_all_listed(tmp_path: Path) -> None:
     paths[3].write_bytes(paths[3].read_bytes()[:-5])
     paths[8].write_bytes(kaggle_tiff(np.zeros((50, 50, 3), np.uint8)))
     with pytest.raises(UserError) as caught:
-        fused(table, tmp_path / "cache")
+        resident(table, tmp_path / "cache")
     assert all(str(paths[row]) in str(caught.value) for row in (3, 8)) and "2 of 12" in str(caught.value)
 
 
 def test_ids_are_verified_where_asked(tmp_path: Path) -> None:
     write_kaggle_folder(tmp_path / "data", train=6, test=0, size=32)
     table = open_dataset(tmp_path / "data").train
-    assert fused(table, tmp_path / "c", verify_ids=True).kind == "fused"
+    assert resident(table, tmp_path / "c", verify_ids=True).kind == "resident"
     path = Path(table.store.name(2))
     path.write_bytes(kaggle_tiff(np.zeros((32, 32, 3), np.uint8)))
     with pytest.raises(UserError, match=table.ids[2]):
-        fused(table, tmp_path / "c2", verify_ids=True)
+        resident(table, tmp_path / "c2", verify_ids=True)
 
 
 @pytest.mark.parametrize("why", ["does not fit", "crowds"])
@@ -121,7 +120,7 @@ def test_what_does_not_fit_falls_back_to_packed_and_says_so(tmp_path: Path, monk
 
         monkeypatch.setattr(opening, "stage", refuse)
     said: list[str] = []
-    source = fused(table, tmp_path / "c", said)
+    source = resident(table, tmp_path / "c", said)
     assert source.kind == "packed" and "falls back to packed" in said[0]
     assert ("did not fit" in said[0]) == (why == "does not fit")
     out = np.empty((6, 32, 32, 3), np.uint8)

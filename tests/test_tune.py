@@ -64,7 +64,7 @@ def test_search_finds_the_fastest_and_says_why(monkeypatch: pytest.MonkeyPatch, 
     assert search.reasons[-1].startswith("the settings found give 12.00 x the default ones")
     assert {"name": "source strip", "failed": "source strip: compressed"} in search.ladder
     assert "source strip does not apply: source strip: compressed" in capsys.readouterr().out
-    assert not any("resident" in row["name"] or "fused" in row["name"] for row in search.ladder)  # they do not fit
+    assert not any("resident" in row["name"] for row in search.ladder)  # they do not fit
 
 
 def test_nothing_faster_keeps_the_default() -> None:
@@ -83,7 +83,14 @@ def test_tuned_settings_are_read_said_and_overruled(tmp_path: Path, capsys: pyte
     tuned = read_tuned(cache)
     chosen = read_result(tmp_path / "tune.json", "tune").row("chosen")
     assert chosen["settings"] == tuned.settings and chosen["predict_batch_size"] == tuned.predict_batch_size
-    assert set(tuned.settings) == {"source", "workers", "prefetch", "queue_depth", "read_chunk"}  # nothing learned
+    assert set(tuned.settings) == {
+        "source",
+        "engine",
+        "workers",
+        "prefetch",
+        "queue_depth",
+        "read_chunk",
+    }  # nothing learned
     assert str(cache / "tuned.json") in capsys.readouterr().out
 
     run = tmp_path / "run"
@@ -120,6 +127,11 @@ def test_what_was_tuned_elsewhere_is_left_alone(tmp_path: Path) -> None:
         assert len(lines) == 1 and f"is not used: it was {why}" in lines[0]
         assert predict_batch_size(0, 256, here) == 256
     assert read_tuned(tmp_path / "nowhere") is None
+
+
+def test_the_old_name_of_a_source_is_read_as_todays(tmp_path: Path) -> None:
+    write_tuned(tmp_path, Tuned({"source": "fused", "workers": 2}, None, "cuda", 16, "d"))
+    assert read_tuned(tmp_path).settings == {"source": "resident", "workers": 2}
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ import tyro
 
 from models.names import PretrainedUnavailable, check_model
 from pipeline.errors import UserError
-from pipeline.settings import SOURCE_METAVAR, OnBad
+from pipeline.settings import ENGINE_METAVAR, SOURCE_METAVAR, OnBad, source_now
 
 CompileMode = Literal["auto", "default", "reduce-overhead", "max-autotune"]
 PresetName = Literal["fast", "accurate", "smoke", "kaggle"]
@@ -103,10 +103,15 @@ class DataSettings:
     augment: Literal["none", "light", "standard", "heavy"] = "light"
     """light: the eight flips and turns; standard: with colour; heavy: with scale, shift, rotation, stain too."""
     source: Annotated[
-        Literal["auto", "tiff", "strip", "packed", "resident", "fused"] | None,
+        Literal["auto", "tiff", "strip", "packed", "resident"] | None,
         tyro.conf.arg(metavar=SOURCE_METAVAR, help_behavior_hint=_TUNED_HINT.format("auto")),
     ] = None
     """Where pixels come from; the batches are the same from all of them."""
+    engine: Annotated[
+        Literal["auto", "dali", "triton"] | None,
+        tyro.conf.arg(metavar=ENGINE_METAVAR, help_behavior_hint=_TUNED_HINT.format("auto")),
+    ] = None
+    """Who augments: DALI, or on a GPU one Triton kernel, which auto takes there."""
     workers: Annotated[
         int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_TUNED_HINT.format("every core"))
     ] = None
@@ -186,7 +191,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 
 # Settings that may differ on --resume: they move or speed up the work and do not change what is learned.
 _FREE_ON_RESUME = {
-    "data": {"data_dir", "source", "workers", "cache_dir", "verify_ids"},
+    "data": {"data_dir", "source", "engine", "workers", "cache_dir", "verify_ids"},
     "run": {"device", "out_dir", "checkpoint_every", "resume", "log"},
     "optim": {"compile", "compile_mode"},
     "submit": {"submission", "tta", "threshold", "calibrated"},
@@ -318,6 +323,11 @@ def from_dict(values: Mapping[str, Any], path: Path) -> TrainConfig:
         for part in dataclasses.fields(TrainConfig):
             kind, given = part.default_factory, dict(values[part.name])
             known = {f.name: f for f in dataclasses.fields(kind)}
+            # What an older version did not know changes nothing that is learned: the default will do.
+            later = {name: f.default for name, f in known.items() if name in _FREE_ON_RESUME.get(part.name, set())}
+            given = {name: later[name] for name in set(later) - set(given)} | given
+            if "source" in given:
+                given["source"] = source_now(given["source"])
             if set(known) != set(given):
                 raise ValueError(f"section {part.name!r} has fields {sorted(given)}, expected {sorted(known)}")
             parts[part.name] = kind(**{name: _restored(known[name], given[name]) for name in known})

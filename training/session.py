@@ -48,7 +48,9 @@ def learned(config: TrainConfig, patches: TrainPatches, folder: RunFolder, world
     precision = choose_precision(config.optim.precision, device)
     prepare_backends(device)
     data = config.data
-    settings = input_settings(data.source, data.workers, Origin(data.data_dir, data.cache_dir, device, world.say))
+    settings = input_settings(
+        data.source, data.workers, Origin(data.data_dir, data.cache_dir, device, world.say), data.engine
+    )
     test = None
     if patches.test is not None:
         test = SubmissionPatches(patches.test, settings, device, data.cache_dir)

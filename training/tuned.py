@@ -40,7 +40,7 @@ class Origin:
         return found.misfit(self.device.type, dataset_root(self.data_dir))
 
 
-def input_settings(source: str | None, workers: int | None, origin: Origin) -> InputSettings:
+def input_settings(source: str | None, workers: int | None, origin: Origin, engine: str | None = None) -> InputSettings:
     """How to read: what was given on the command line, else what the tuner found, else the defaults.
 
     Raises:
@@ -50,7 +50,7 @@ def input_settings(source: str | None, workers: int | None, origin: Origin) -> I
     if found is not None and (why := origin.misfit(found)):
         origin.say(f"{origin.path} is not used: {why}; `python -m bench tune` makes it anew")
         found = None
-    given = {"source": source, "workers": workers}
+    given = {"source": source, "workers": workers, "engine": engine}
     values, layers = first_given({"command line": given, TUNED_FILE: found.settings if found else {}})
     if used := [f"{name} {values[name]}" for name, layer in layers.items() if layer == TUNED_FILE]:
         origin.say(f"input settings from {origin.path}: {', '.join(used)}")
