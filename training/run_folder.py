@@ -141,7 +141,7 @@ def settle(argv: Sequence[str], runs_dir: Path = RUNS_DIR, now: datetime | None 
         config = parse(argv, of_run)
         refuse_conflicts(config, of_run, out_dir)
     else:
-        config = parse(argv, preset_config(asked.run.preset))
+        config = parse(argv, preset_config(asked.run.preset, pretrained=asked.model.pretrained))
     if asked.run.resume and config.data.data_dir is None:
         raise UserError(
             f"--resume: there is no run in {out_dir or runs_dir} (no config.json) to continue; name the folder of one"

@@ -13,6 +13,7 @@ from training.compiling import compiled
 from training.config import OptimSettings
 from training.device import Precision
 from training.distributed import ALONE, World
+from training.fine_tune import FrozenStart, depths, rate_groups
 from training.muon import Muon
 
 # The second below torch's 0.999: runs here have a few thousand steps, not a few hundred thousand.
@@ -75,8 +76,10 @@ def make_optimizers(model: nn.Module, settings: OptimSettings) -> list[torch.opt
 
     Muon takes the convolutions behind the first, AdamW the rest, as Muon's source advises. Weight decay on matrices
     and convolutions alone: shrinking biases and normalisation gains only costs accuracy (He et al., 2019, "Bag of
-    tricks", arXiv:1812.01187).
+    tricks", arXiv:1812.01187). The groups differ by their depth too where the settings ask for it (fine_tune.py).
     """
+    fine = settings.layer_decay < 1 or settings.freeze_epochs > 0
+    depth_of = depths(model) if fine else {}
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizers: list[torch.optim.Optimizer] = []
     if settings.optimizer == "muon":
@@ -84,12 +87,17 @@ def make_optimizers(model: nn.Module, settings: OptimSettings) -> list[torch.opt
         taken = set(map(id, hidden))
         parameters = [p for p in parameters if id(p) not in taken]
         if hidden:
-            optimizers.append(Muon(hidden, lr=settings.muon_lr, weight_decay=settings.weight_decay))
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
+            groups = rate_groups(
+                hidden, depth_of, lr=settings.muon_lr, layer_decay=settings.layer_decay,
+                weight_decay=settings.weight_decay,
+            )  # fmt: skip
+            optimizers.append(Muon(groups, lr=settings.muon_lr, weight_decay=settings.weight_decay))
+    matrices, vectors = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
+    groups = []
+    for some, weight_decay in ((matrices, settings.weight_decay), (vectors, 0.0)):
+        groups += rate_groups(
+            some, depth_of, lr=settings.lr, layer_decay=settings.layer_decay, weight_decay=weight_decay
+        )  # fmt: skip
     if settings.optimizer == "sgd":
         optimizers.append(torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=True))
     else:
@@ -97,9 +105,12 @@ def make_optimizers(model: nn.Module, settings: OptimSettings) -> list[torch.opt
     return optimizers
 
 
-def one_cycle(optimizer: torch.optim.Optimizer, warmup: float, total_steps: int) -> OneCycleLR:
+def one_cycle(
+    optimizer: torch.optim.Optimizer, warmup: float, total_steps: int, frozen_steps: int = 0
+) -> OneCycleLR:  # fmt: skip
     """The learning rate rises over the share ``warmup`` of ``total_steps`` and falls over the rest.
 
+    Each group's own rate is its highest; of those before the head it is 0 for ``frozen_steps`` steps.
     torch's schedule divides by the length of both phases, counted from the first step to the phase's last.
     """
     if warmup * total_steps == total_steps:
@@ -108,9 +119,10 @@ def one_cycle(optimizer: torch.optim.Optimizer, warmup: float, total_steps: int)
     if warmup * total_steps == 1:
         # The first step alone is warm-up, a phase of length 0: a little longer, and the same steps are in it.
         warmup = (1 + 2**-20) / total_steps
-    return OneCycleLR(
-        optimizer, optimizer.defaults["lr"], total_steps=total_steps, pct_start=warmup, cycle_momentum=False
-    )
+    return FrozenStart(
+        optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=total_steps, pct_start=warmup,
+        cycle_momentum=False, frozen_steps=frozen_steps,
+    )  # fmt: skip
 
 
 def smoothed(labels: torch.Tensor, smoothing: float) -> torch.Tensor:
@@ -154,7 +166,10 @@ class TrainStep:
         self.model = model.to(device, memory_format=memory_format).train()
         self._ema = AveragedWeights(self.model, settings.ema_decay) if settings.ema_decay else None
         self._optimizers = make_optimizers(self.model, settings)
-        self._schedules = [one_cycle(optimizer, settings.warmup, total_steps) for optimizer in self._optimizers]
+        frozen_steps = settings.freeze_epochs * (total_steps // settings.epochs)
+        self._schedules = [
+            one_cycle(optimizer, settings.warmup, total_steps, frozen_steps) for optimizer in self._optimizers
+        ]
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision.needs_scaler)
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self._forward: Callable[[torch.Tensor], torch.Tensor] = world.wrap(self.model, device)
