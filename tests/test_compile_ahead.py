@@ -43,7 +43,7 @@ def traced(monkeypatch) -> list[torch.fx.GraphModule]:
         return graph.forward
 
     torch.compiler.reset()
-    monkeypatch.setattr(training_step, "compiled", lambda forward, *_: torch.compile(forward, backend=keep))
+    monkeypatch.setattr(training_step, "compiled", lambda forward, *_, **__: torch.compile(forward, backend=keep))
     return graphs
 
 

@@ -88,6 +88,8 @@ class OptimSettings:
     """Compile the training step's network with torch.compile."""
     compile_mode: CompileMode = "auto"
     """torch.compile's mode. auto: reduce-overhead (CUDA graphs) on a GPU, default on a CPU."""
+    step_graph: bool = False
+    """On a GPU, record the whole step, optimisers and average too, as one CUDA graph; goes with --compile."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ FINE_TUNING: Mapping[str, Any] = {"optimizer": "adamw", "lr": 5e-4, "layer_decay
 _FREE_ON_RESUME = {
     "data": {"data_dir", "source", "engine", "workers", "cache_dir", "verify_ids"},
     "run": {"device", "out_dir", "checkpoint_every", "resume", "log"},
-    "optim": {"compile", "compile_mode"},
+    "optim": {"compile", "compile_mode", "step_graph"},
     "submit": {"submission", "tta", "threshold", "calibrated"},
 }
 

@@ -54,7 +54,7 @@ class Muon(torch.optim.Optimizer):
             if parameters := [p for p in group["params"] if p.grad is not None]:
                 self._update(parameters, group["lr"], group["weight_decay"])
 
-    def _update(self, parameters: list[torch.nn.Parameter], lr: float, weight_decay: float) -> None:
+    def _update(self, parameters: list[torch.nn.Parameter], lr: float | torch.Tensor, weight_decay: float) -> None:
         for parameter in parameters:
             if "momentum" not in self.state[parameter]:
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
@@ -70,9 +70,14 @@ class Muon(torch.optim.Optimizer):
         if self.found_inf is not None:
             torch._foreach_mul_(steps, 1 - self.found_inf)
         torch._foreach_mul_(parameters, keep)
-        for parameter, step in zip(parameters, steps, strict=True):
-            # Keeps the size of the layer's output independent of its shape.
-            scale = max(1.0, step.shape[0] / step.shape[1]) ** 0.5
+        # Keeps the size of the layer's output independent of its shape.
+        scales = [max(1.0, step.shape[0] / step.shape[1]) ** 0.5 for step in steps]
+        if isinstance(lr, torch.Tensor):  # on the device: no number that a launch could carry
+            torch._foreach_mul_(steps, scales)
+            torch._foreach_mul_(steps, -lr)
+            torch._foreach_add_(parameters, [step.view(p.shape) for p, step in zip(parameters, steps, strict=True)])
+            return
+        for parameter, step, scale in zip(parameters, steps, scales, strict=True):
             parameter.add_(step.view(parameter.shape), alpha=-lr * scale)
 
 

@@ -1,6 +1,7 @@
 """One training step. It exists once: the loop and the bench import it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -9,12 +10,14 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from pipeline.errors import UserError
 from training.compiling import compiled
 from training.config import OptimSettings
 from training.device import Precision
 from training.distributed import ALONE, World
 from training.fine_tune import FrozenStart, depths, rate_groups
 from training.muon import Muon
+from training.step_graph import StepGraph, Tensors, unchanged
 
 # The second below torch's 0.999: runs here have a few thousand steps, not a few hundred thousand.
 ADAM_BETAS = (0.9, 0.99)
@@ -59,11 +62,26 @@ class AveragedWeights(AveragedModel):
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Move the average towards the weights of ``model``, the one it was made from."""
+        self.move(self.decay_now)
+        self.n_averaged += 1
+
+    @property
+    def decay_now(self) -> float:
+        """Of the next update."""
         n = int(self.n_averaged)  # lives on the host: no synchronisation
-        get_ema_multi_avg_fn(min(self._decay, (1 + n) / (10 + n)))(self._averages, self._current, n)
+        return min(self._decay, (1 + n) / (10 + n))
+
+    @torch.no_grad()
+    def move(self, decay: float | torch.Tensor) -> None:
+        """The update itself; ``decay`` may lie on the device."""
+        if isinstance(decay, torch.Tensor):
+            way = torch._foreach_sub(self._current, self._averages)
+            torch._foreach_mul_(way, 1 - decay)
+            torch._foreach_add_(self._averages, way)
+        else:
+            get_ema_multi_avg_fn(decay)(self._averages, self._current, self.n_averaged)
         if self._counters:  # BatchNorm's int64 count of batches has no meaningful average
             torch._foreach_copy_(self._counters, self._current_counters)
-        self.n_averaged += 1
 
 
 def _float_and_other(model: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -155,12 +173,18 @@ class TrainStep:
         device, precision: where and in which number format.
         world: this process among the others.
         memory_format: of the weights. The bench alone asks for another than channels-last, to compare.
+
+    Raises:
+        UserError: the step cannot be recorded as one CUDA graph, which the settings ask for.
     """
 
     def __init__(
         self, model: nn.Module, settings: OptimSettings, *, total_steps: int, device: torch.device,
         precision: Precision, world: World = ALONE, memory_format: torch.memory_format = torch.channels_last,
     ) -> None:  # fmt: skip
+        if settings.step_graph and (precision.needs_scaler or world.size > 1):
+            why = "fp16, whose gradient scaler decides on the host" if precision.needs_scaler else "several processes"
+            raise UserError(f"--step-graph: expected bf16 or fp32 on one GPU, found {why}; leave --step-graph out")
         self.settings, self.precision, self.device = settings, precision, device
         model = world.synchronise_batch_norm(model, device)
         self.model = model.to(device, memory_format=memory_format).train()
@@ -174,7 +198,8 @@ class TrainStep:
         self._parameters = [p for p in self.model.parameters() if p.requires_grad]
         self._forward: Callable[[torch.Tensor], torch.Tensor] = world.wrap(self.model, device)
         if settings.compile:
-            self._forward = compiled(self._forward, settings.compile_mode, device)
+            self._forward = compiled(self._forward, settings.compile_mode, device, within_graph=settings.step_graph)
+        self._graph: StepGraph | None = None
 
     @property
     def averaged(self) -> nn.Module:
@@ -184,6 +209,21 @@ class TrainStep:
     def __call__(self, x: torch.Tensor, y: torch.Tensor) -> StepResult:
         """Learn from one batch: x [B, 3, H, W] channels-last, y [B] float32 of 0 and 1, both on the device."""
         lr = self._optimizers[-1].param_groups[0]["lr"]
+        if self.settings.step_graph and self._graph is None:
+            # By the first batch: a resumed run has put other tensors into the optimisers by then.
+            self._graph = StepGraph(self._learn_by, x, y, len(self._values()), self._changing)
+        if self._graph is not None and self._graph.fits(x, y):
+            loss, correct, norm = self._graph(x, y, self._values())
+        else:
+            loss, correct, norm = self._learn(x, y, self._ema.decay_now if self._ema else 0.0)
+        for schedule in self._schedules:
+            schedule.step()
+        if self._ema:
+            self._ema.n_averaged += 1
+        return StepResult(loss, correct, norm, lr)
+
+    def _learn(self, x: torch.Tensor, y: torch.Tensor, ema_decay: float | torch.Tensor) -> Tensors:
+        """All that a step does on the device: (loss, correct, gradient norm)."""
         logits = self._forward_backward(x, y)
         for optimizer in self._optimizers:
             self._scaler.unscale_(optimizer)
@@ -199,29 +239,44 @@ class TrainStep:
         for optimizer in self._optimizers:
             optimizer.step()
         self._scaler.update()
-        for optimizer, schedule in zip(self._optimizers, self._schedules, strict=True):
+        for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
-            schedule.step()
         if self._ema:
-            self._ema.update_parameters(self.model)
+            self._ema.move(ema_decay)
         with torch.no_grad():
             logits = logits.detach()
-            return StepResult(
-                F.binary_cross_entropy_with_logits(logits, y), ((logits > 0) == (y > 0.5)).sum(), norm, lr
-            )
+            return F.binary_cross_entropy_with_logits(logits, y), ((logits > 0) == (y > 0.5)).sum(), norm
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self._optimizers for group in optimizer.param_groups]
+
+    def _values(self) -> list[float]:
+        """What differs from step to step: the decay of the average, and the groups' learning rates."""
+        return [self._ema.decay_now if self._ema else 0.0, *(group["lr"] for group in self._groups())]
+
+    def _learn_by(self, x: torch.Tensor, y: torch.Tensor, values: Sequence[torch.Tensor]) -> Tensors:
+        """As ``_learn``, by ``_values`` on the device. The optimisers, and their files, keep numbers."""
+        with _rates_of(self._groups(), values[1:], capturable=x.is_cuda):
+            return self._learn(x, y, values[0])
+
+    def _changing(self) -> Iterable[torch.Tensor]:
+        """Every tensor that a step changes."""
+        for module in (self.model, self._ema.module) if self._ema else (self.model,):
+            yield from module.parameters()
+            yield from module.buffers()
+        for optimizer in self._optimizers:
+            for state in optimizer.state.values():
+                yield from (value for value in state.values() if isinstance(value, torch.Tensor))
 
     def warm_up(self, x: torch.Tensor, y: torch.Tensor) -> None:
         """Compile for batches in the form of this one, if anything is to be compiled; nothing else is changed by it."""
         if not self.settings.compile:
             return
-        before = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+        with unchanged(self.model.buffers, self.device):
             for _ in range(_WARM_UP_CALLS):
                 self._forward_backward(x, y)
                 for parameter in self._parameters:
                     parameter.grad = None
-        for buffer, value in before:
-            buffer.copy_(value)
 
     def _forward_backward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Add the batch's gradient to the parameters'; gives its logits [B] float32."""
@@ -240,6 +295,7 @@ class TrainStep:
         """The inverse. Raises KeyError, ValueError or RuntimeError where ``state`` belongs to another network."""
         for name, part in self._parts():
             part.load_state_dict(state[name])
+        self._graph = None  # it was recorded on other tensors
 
     def _parts(self) -> Iterable[tuple[str, Any]]:
         yield "model", self.model
@@ -249,3 +305,18 @@ class TrainStep:
             yield f"optimizer{index}", optimizer
             yield f"schedule{index}", schedule
         yield "scaler", self._scaler
+
+
+@contextmanager
+def _rates_of(groups: list[dict[str, Any]], rates: Sequence[torch.Tensor], *, capturable: bool) -> Iterator[None]:
+    """Let optimisers read their learning rates from the device within the block."""
+    before = [dict(group) for group in groups]
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate
+        if capturable and "capturable" in group:
+            group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group, values in zip(groups, before, strict=True):
+            group.update(values)
