@@ -4,18 +4,20 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import tyro
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from bench.common import BenchOptions, print_table
 from bench.results import interleave, one_line, summary
+from models.padding import accept_padding
 from pipeline.dataset import open_dataset
 from pipeline.errors import UserError
 from pipeline.tiff import LayoutChecker
@@ -28,7 +30,9 @@ from training.step import TrainStep, random_batch
 
 LAYOUTS = {"channels-last": torch.channels_last, "NCHW": torch.contiguous_format}
 WAYS = ("forward", "training step")
-Mode = Literal["eager", "compiled", "default", "reduce-overhead", "max-autotune"]
+Mode = Literal[
+    "eager", "compiled", "default", "reduce-overhead", "max-autotune", "step-graph", "step-graph-compiled",
+]  # fmt: skip
 # Side of the square matrices whose product says what the machine's peak is.
 _MATMUL_SIZE = {"cuda": 8192, "cpu": 2048}
 _SCHEDULE_STEPS = 10_000_000
@@ -54,7 +58,10 @@ class Model(BenchOptions):
     layouts: tuple[Literal["channels-last", "NCHW"], ...] = tuple(LAYOUTS)
     """Memory formats."""
     modes: tuple[Mode, ...] = ("eager", "compiled")
-    """Without torch.compile; with train.py's --compile; or with one of its modes by name."""
+    """Without torch.compile; with train.py's --compile; with one of its modes by name; or with --step-graph, without
+    --compile and with it."""
+    channels: tuple[Literal[3, 4, 8], ...] = (3,)
+    """Of the batches: those behind the third are zeros, for tensor cores."""
     seconds: float = 1.0
     """Of each measurement, at least; three calls at least."""
     repeats: int = 3
@@ -106,7 +113,10 @@ class Model(BenchOptions):
     def _prepare(self, device: torch.device, failed: dict[str, str]) -> dict["Combination", "Network"]:
         """The networks that can do a step; the others go to ``failed``."""
         networks = {}
-        every = [Combination(*key) for key in product(self.precisions, self.layouts, self.modes, self.batch_sizes)]
+        every = [
+            Combination(*key)
+            for key in product(self.precisions, self.layouts, self.modes, self.batch_sizes, self.channels)
+        ]
         for combination in tqdm(every, desc="preparing", leave=False, disable=None):
             try:
                 networks[combination] = Network(self.model, combination, self.patch_size(), device)
@@ -124,14 +134,24 @@ class Combination:
     layout: str
     """A name of ``LAYOUTS``."""
     mode: str
-    """eager, compiled, or a mode of torch.compile."""
+    """A ``Mode``."""
     batch_size: int
     """Patches a batch."""
+    channels: int = 3
+    """Of the batch."""
 
     @property
     def name(self) -> str:
         """What to call it."""
-        return f"{self.precision}, {self.layout}, {self.mode}, batch {self.batch_size}"
+        padded = f", {self.channels} channels" if self.channels != 3 else ""
+        return f"{self.precision}, {self.layout}, {self.mode}, batch {self.batch_size}{padded}"
+
+    @property
+    def optim(self) -> OptimSettings:
+        """The settings of such a step."""
+        graph, plain = self.mode.startswith("step-graph"), self.mode in ("eager", "step-graph")
+        mode = {"compiled": "auto", "step-graph-compiled": "default"}.get(self.mode, self.mode)
+        return OptimSettings(step_graph=graph, compile=not plain, compile_mode="auto" if plain else mode)
 
     def describe(
         self, way: str, images_per_s: Sequence[float], flops: int, peak: float | None, network: "Network"
@@ -168,17 +188,20 @@ class Network:
     def __init__(self, name: str, combination: Combination, size: tuple[int, int], device: torch.device) -> None:
         began = time.perf_counter()
         memory = PeakMemory(device)
-        mode = "auto" if combination.mode == "compiled" else combination.mode
-        optim = OptimSettings() if mode == "eager" else replace(OptimSettings(), compile=True, compile_mode=mode)
+        optim = combination.optim
         self._device, self._precision = device, choose_precision(combination.precision, device)
         layout, count = LAYOUTS[combination.layout], combination.batch_size
+        model = build_model(ModelSettings(name=name), seed=0)
+        accept_padding(model)
         self._step = TrainStep(
-            build_model(ModelSettings(name=name), seed=0), optim,
+            model, optim,
             total_steps=_SCHEDULE_STEPS, device=device, precision=self._precision, memory_format=layout,
         )  # fmt: skip
         averaged = self._step.averaged.eval()
-        self._forward = averaged if mode == "eager" else compiled(averaged, mode, device)
-        self._x, self._y = random_batch(count, size, device, layout)
+        self._forward = compiled(averaged, optim.compile_mode, device) if optim.compile else averaged
+        x, self._y = random_batch(count, size, device, layout)
+        # As the loader pads: zeros behind the third channel.
+        self._x = F.pad(x, (0, 0, 0, 0, 0, combination.channels - 3)).contiguous(memory_format=layout)
         for _ in range(_WARMUP):
             self._call("forward")
             self._call("training step")

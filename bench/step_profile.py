@@ -38,6 +38,8 @@ class Profile:
     """As train.py's."""
     mode: Literal["eager"] | CompileMode = "eager"
     """Without torch.compile, or its mode."""
+    step_graph: bool = False
+    """With train.py's --step-graph."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto takes the GPU, and stops when there is one that cannot be used."""
     steps: int = 5
@@ -57,7 +59,9 @@ class Profile:
         prepare_backends(device)
         on_gpu = device.type == "cuda"
         compiling = self.mode != "eager"
-        optim = OptimSettings(compile=compiling, compile_mode=self.mode if compiling else "auto")
+        optim = OptimSettings(
+            compile=compiling, compile_mode=self.mode if compiling else "auto", step_graph=self.step_graph
+        )
         step = TrainStep(
             build_model(ModelSettings(name=self.model), seed=0), optim, total_steps=_SCHEDULE_STEPS, device=device,
             precision=choose_precision(self.precision, device),
@@ -89,7 +93,9 @@ class Profile:
                 raise UserError(f"{self.trace}: cannot be written; name a file in a folder that exists")
             print(f"time line written to {self.trace}")
         if self.out is not None:
-            settings = {name: getattr(self, name) for name in ("model", "batch_size", "size", "mode", "steps")}
+            settings = {
+                name: getattr(self, name) for name in ("model", "batch_size", "size", "mode", "step_graph", "steps")
+            }
             self.out.parent.mkdir(parents=True, exist_ok=True)
             write_result(self.out, "profile", settings | {"precision": step.precision.name}, [total, *rows])
             print(f"written to {self.out}")
