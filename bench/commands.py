@@ -73,6 +73,7 @@ COMMANDS: Mapping[str, Command] = {
     "plot": Command("bench.plot", "Plot", "pictures of result files", None),
     "staging": Command("bench.staging", "Staging", "image files into device memory in one pass", None),
     "decoders": Command("bench.decoders", "Decoders", "who decodes TIFFs of which compression, and how fast", None),
+    "dali-ways": Command("bench.dali_ways", "DaliWays", "ways to build DALI's graph, and what each costs", None),
     "profile": Command("bench.step_profile", "Profile", "which kernels a training step spends its time in", None),
     "floors": Command("bench.floors", "Floors", "operations and bytes of a training step, and what they allow", None),
     "job": Command("bench.job", "Job", "train.py and predict.py against the clock", None),

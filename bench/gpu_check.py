@@ -1,7 +1,7 @@
-"""Everything that needs a GPU, in one command of at most nine minutes: `make gpu-check`, or without make
+"""Everything that needs a GPU, in one command of at most five minutes: `make gpu-check`, or without make
 
 python -m bench.gpu_check --out FOLDER                                      on a GPU, at Kaggle's full size
-python -m bench.gpu_check --out FOLDER --device cpu --patches 600           the same parts on a CPU, small
+python -m bench.gpu_check --out FOLDER --device cpu --patches 600 --seconds 1500   the same parts on a CPU, small
 
 Each part is a process of its own with a time limit, so that one that fails or hangs costs its own figures alone.
 FOLDER gets gpu_check.json, which holds all result files and is written anew after every part, log.txt with what the
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from bench.results import environment, one_line
 from pipeline.command import run_command
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json, write_text
+from pipeline.settings import usable_cores
 
 PROJECT = Path(__file__).resolve().parent.parent
 # What this script and the tests marked gpu import beside torch, torchvision and DALI: {module: package}. numba, of
@@ -43,9 +44,11 @@ NEEDED = {
 # astunparse gast libcst makefun nvtx optree six. Packed without dependencies, so every one is named.
 # Seen to be enough on paper only: no GPU machine has run this yet.
 USUALLY_LACKING = ("tyro", "docstring-parser", "typeguard", "numba", "llvmlite")
-GPU_TESTS = tuple(f"tests/test_gpu_{name}.py" for name in ("pixels", "streams", "training"))
+GPU_TESTS = ("tests/test_triton.py", *(f"tests/test_gpu_{name}.py" for name in ("pixels", "streams", "training")))
 NETWORKS = ("patchnet", "resnet18")
 _LOADER_PATCHES = 60_000
+_PEER_PATCHES = 20_000
+_CPU_TIMES = 4
 # Seconds kept back at the end for writing the summary, and for ending a part that overran.
 _RESERVE_S = 8
 _TERMINATE_S = 3
@@ -67,7 +70,7 @@ class GpuCheck:
     """A folder of TIFFs to use instead of writing one."""
     real: Path | None = None
     """Labelled real patches: the loss curves are compared, and the AUC measured, on them."""
-    seconds: float = 540
+    seconds: float = 300
     """Of the whole check."""
     parts: tuple[str, ...] = ()
     """Only these, in this order; see PARTS. The data set is written in any case."""
@@ -108,39 +111,59 @@ def plan(check: GpuCheck, folder: Path, cache: Path) -> list[Part]:
     def bench(name: str, *options: str) -> tuple[str, ...]:
         return ("-m", "bench", name, *options)
 
-    network = ("--batch-sizes", batch, "--seconds", "0.3" if gpu else "0.1", *few)
-    network += ("--precisions", "bf16" if gpu else "fp32", "--layouts", "channels-last", "--modes")
-    modes = ("eager", "default", "reduce-overhead") if gpu else ("eager",)
     on_device = ("--device", check.device, "--out", "{out}")
+    network = (*on_device, "--batch-sizes", batch, "--seconds", "0.3" if gpu else "0.1", *few, "--layouts",
+               "channels-last", "--precisions", "bf16" if gpu else "fp32")  # fmt: skip
+    plain, compiled = ("eager", "step-graph"), ("reduce-overhead", "step-graph-compiled") if gpu else ()
+    # Kernels alone, over an epoch so long that its beginning does not count; then both engines, beside their ceilings.
+    loader = bench("loader", *common, *few, "--batch-size", batch, "--round-s", "0.5" if gpu else "0.1", "--augment")
+    fewer = ("--patches", str(min(check.patches, _LOADER_PATCHES)))
+    fast = ("--compile", "--step-graph") if gpu else ("--step-graph",)
     parts = [
         # Files by name: others import packages that a GPU machine may lack.
-        Part("tests", ("-m", "pytest", "-m", "gpu", "-p", "no:cacheprovider", *GPU_TESTS), 150),
-        Part("job", bench("job", "--data-dir", str(folder), *on_device, *small), 110),
-        Part("staging", bench("staging", *common, *patches, *few), 40),
-        # Not all patches: before each source they leave the page cache, and DataLoader + Pillow reads them five times.
-        Part("loader", bench("loader", *common, "--patches", str(min(check.patches, _LOADER_PATCHES)), *few,
-                             "--batch-size", batch, "--augment", "light", "standard", "--round-s", "1"), 100),
-        *(Part(name, bench("model", *on_device, *network, *modes, "--model", name), 90) for name in NETWORKS),
-        Part("train", bench("train", *common, *patches, *few, "--batch-size", batch, *(("--compile",) if gpu else ())),
-             60),
-        Part("profile", bench("profile", *on_device, "--batch-size", batch, "--mode", "default" if gpu else "eager",
-                              "--steps", "5" if gpu else "1"), 40),
+        Part("tests", ("-m", "pytest", "-p", "no:cacheprovider", *_in_parallel(), *GPU_TESTS), 80),
+        Part("kernel", (*loader, "light", "standard", "heavy", *patches, "--no-baseline", "--sources", "resident",
+                        "packed", "strip"), 40),
+        Part("patchnet", bench("model", *network, "--modes", *plain, *compiled, "--model", "patchnet"), 70),
+        Part("train", bench("train", *common, *patches, *few, "--batch-size", batch, *fast), 45),
+        Part("channels", bench("model", *network, "--modes", "step-graph", "--channels", "3", "4", "8"), 25),
+        Part("loader", (*loader, "light", "standard", *fewer, "--engines", "auto", "dali"), 70),
+        Part("dali-ways", bench("dali-ways", *common, *few, "--seconds", "0.3" if gpu else "0.1", "--patches",
+                                "1024" if gpu else "64", "--batch-size", "1024" if gpu else "64"), 30),
         Part("decoders", bench("decoders", *common, *few, "--patches", "2048" if gpu else "64", "--batch-size", batch),
-             30),
+             40),
+        Part("resnet18", bench("model", *network, "--modes", *plain, *compiled[1:], "--model", "resnet18"), 60),
+        Part("peers", bench("peers", *common, *few, "--patches", str(min(check.patches, _PEER_PATCHES)), "--batch-size",
+                            batch, "--seconds", "0.3"), 50),
+        Part("job", bench("job", "--data-dir", str(folder), *on_device,
+                          *(("--options=--step-graph",) if gpu else small)), 80),
+        Part("profile", bench("profile", *on_device, "--batch-size", batch, "--mode", "default" if gpu else "eager",
+                              "--step-graph", "--steps", "5" if gpu else "1"), 30),
+        Part("staging", bench("staging", *common, *patches, *few), 25),
         Part("floors", bench("floors", "--out", "{out}"), 30),
     ]  # fmt: skip
     # Compiling so takes minutes, and a part that is ended leaves nothing.
     autotune = [
-        Part(f"{name}-autotune", bench("model", *on_device, *network, "max-autotune", "--model", name), 150)
+        Part(f"{name}-autotune", bench("model", *network, "--modes", "max-autotune", "--model", name), 150)
         for name in NETWORKS
     ]
     if check.real is not None:
         seeds = ("--seeds", "0", "1", "2") if gpu else ("--seeds", "0")
         real = ("--data-dir", str(check.real), "--no-predict", *on_device, *seeds)
         preset = ("--preset", "fast" if gpu else "smoke")
-        ways = {"auc-fp32": "--precision fp32", "auc-fast": "--precision bf16 --compile" if gpu else "--epochs 1"}
+        ways = {
+            "auc-fp32": "--precision fp32",
+            "auc-fast": "--precision bf16 --compile --step-graph" if gpu else "--epochs 1",
+        }
         parts += [Part(name, bench("job", *real, *preset, f"--options={way}"), 75) for name, way in ways.items()]
+    if not gpu:  # slower, and there is no lease that ends
+        parts = [replace(part, limit_s=_CPU_TIMES * part.limit_s) for part in parts]
     return chosen(parts + autotune * gpu, check.parts)
+
+
+def _in_parallel() -> tuple[str, ...]:
+    """Tests in as many processes as are worth their start, where pytest-xdist is installed."""
+    return ("-n", str(min(8, usable_cores()))) if find_spec("xdist") else ()
 
 
 def chosen(parts: Sequence[Part], names: Sequence[str]) -> list[Part]:

@@ -39,6 +39,8 @@ class LoaderBench(BenchOptions):
     """Who augments, as in train.py; rows of any but auto name it."""
     augment: tuple[str, ...] = tuple(AUGMENTATIONS)
     """Augmentations: none delivers uint8, the others normalised floats."""
+    baseline: bool = True
+    """Also measure DataLoader + Pillow, which reads all patches in every round."""
     stages: bool = False
     """Measure each source stage by stage instead: read, decode, augment, normalise, hand-over."""
     round_s: float = 2.0
@@ -103,7 +105,8 @@ class LoaderBench(BenchOptions):
             )  # fmt: skip
 
         # It forks its workers, once and for all: a process that has DALI's threads already forks ones that crash.
-        add(BASELINE, "none", pillow, files_of(table, rows), round_s=math.inf)
+        if self.baseline:
+            add(BASELINE, "none", pillow, files_of(table, rows), round_s=math.inf)
         sources = self._open_sources(table, device, skipped)
         measures |= measure_ceilings(sources, table, rows, self.batch_size, settings.threads, device)
         for setting, engine, (kind, source) in product(self.augment, self.engines, sources.items()):

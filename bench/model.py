@@ -120,7 +120,7 @@ class Model(BenchOptions):
         for combination in tqdm(every, desc="preparing", leave=False, disable=None):
             try:
                 networks[combination] = Network(self.model, combination, self.patch_size(), device)
-            except (UserError, RuntimeError, torch.OutOfMemoryError) as error:
+            except (UserError, ValueError, RuntimeError, torch.OutOfMemoryError) as error:
                 failed[combination.name] = one_line(error)
         return networks
 
@@ -182,7 +182,7 @@ class Network:
         device: where.
 
     Raises:
-        UserError, RuntimeError, torch.OutOfMemoryError: it cannot be run in this way.
+        UserError, ValueError, RuntimeError, torch.OutOfMemoryError: it cannot be run in this way.
     """
 
     def __init__(self, name: str, combination: Combination, size: tuple[int, int], device: torch.device) -> None:
@@ -192,7 +192,8 @@ class Network:
         self._device, self._precision = device, choose_precision(combination.precision, device)
         layout, count = LAYOUTS[combination.layout], combination.batch_size
         model = build_model(ModelSettings(name=name), seed=0)
-        accept_padding(model)
+        if combination.channels != 3:
+            accept_padding(model)
         self._step = TrainStep(
             model, optim,
             total_steps=_SCHEDULE_STEPS, device=device, precision=self._precision, memory_format=layout,

@@ -5,7 +5,7 @@ The graph draws nothing at random: it is a pure function of the pixels and of th
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from nvidia.dali.pipeline import Pipeline
 
 from pipeline.compiler import require_memory_for_numba
 from pipeline.errors import reason, warn_once
-from pipeline.plan import EpochPlan
+from pipeline.plan import EpochPlan, view_matrices
 from pipeline.settings import AugmentSettings, Normalisation
 
 # One uint8 step of optical density: log((255 + 1) / (v + 1)) stays finite at black.
@@ -48,6 +48,9 @@ class GraphSettings:
     """Batches in flight."""
     batch_size: int
     """Largest batch, patches."""
+    warp_views: bool = False
+    """Views come as ``view_matrices``, for one ``warp_affine`` to the nearest pixel. For GPUs: there flips and a
+    conditional transpose gave wrong pixels in large batches (DALI 2.4 on an H200)."""
     half: bool = False
     """End in float16 rather than float32: for GPUs, where it halves the traffic (on a CPU it is slower)."""
 
@@ -66,9 +69,17 @@ def plan_inputs(augment: AugmentSettings, normalisation: Normalisation | None) -
     return fields
 
 
-def plan_rows(plan: EpochPlan, fields: list[str], samples: np.ndarray) -> list[np.ndarray]:
-    """The plan's parameters for these samples, one array [len(samples), ...] for each field."""
-    return [getattr(plan, field)[samples] for field in fields]
+def plan_rows(
+    plan: EpochPlan, fields: Sequence[str], samples: np.ndarray, warp_side: int | None = None
+) -> list[np.ndarray]:
+    """The plan's parameters for these samples, one array [len(samples), ...] for each field.
+
+    ``warp_side``: of square patches whose views are wanted as matrices.
+    """
+    rows = {field: getattr(plan, field)[samples] for field in fields}
+    if warp_side is not None and "view" in rows:
+        rows["view"] = view_matrices(rows["view"], warp_side)
+    return list(rows.values())
 
 
 def build_graph(settings: GraphSettings, next_batch: Callable[[], tuple[Any, ...]], stream: Any = None) -> Pipeline:
@@ -171,11 +182,12 @@ def _graph(settings: GraphSettings, feed: _Feed, fields: list[str], cpu_operator
         # A copy would be made by the thread that trains, of 5 us a patch: more than reading them from memory takes.
         no_copy=settings.device_id is None,
     )
+    bits = [field == "view" and not settings.warp_views for field in fields]
     label, *parameters = fn.external_source(
         source=feed.parameters,
         num_outputs=1 + len(fields),
-        dtype=[types.FLOAT] + [types.INT32 if field == "view" else types.FLOAT for field in fields],
-        ndim=[1] + [1 if field == "view" else 2 for field in fields],
+        dtype=[types.FLOAT] + [types.INT32 if whole else types.FLOAT for whole in bits],
+        ndim=[1] + [1 if whole else 2 for whole in bits],
     )
     drawn = dict(zip(fields, parameters))  # noqa: B905  (DALI rewrites this function; its zip has no strict)
     on_gpu = settings.device_id is not None
@@ -194,7 +206,7 @@ def _graph(settings: GraphSettings, feed: _Feed, fields: list[str], cpu_operator
 
 def _augment(patches, drawn, settings: GraphSettings):
     if "view" in drawn:
-        patches = _dihedral(patches, drawn["view"])
+        patches = _dihedral(patches, drawn["view"], settings)
     if "affine" in drawn:
         patches = fn.warp_affine(patches, matrix=drawn["affine"])
     if "stain" in drawn:
@@ -211,8 +223,10 @@ def _mean_and_gain(normalisation: Normalisation):
     return fn.constant(fdata=[*mean.tolist(), *gain.tolist()], shape=[2, 3], dtype=types.FLOAT)
 
 
-def _dihedral(patches, view):
+def _dihedral(patches, view, settings: GraphSettings):
     """One of the eight flips and quarter turns, exactly: flips, then a transpose for half of the patches."""
+    if settings.warp_views:
+        return fn.warp_affine(patches, matrix=view, interp_type=types.INTERP_NN)
     patches = fn.flip(patches, horizontal=view[0], vertical=view[1])
     if view[2]:  # noqa: SIM108  (a conditional of the graph, not of Python)
         patches = fn.transpose(patches, perm=[1, 0, 2], transpose_layout=False)

@@ -73,7 +73,8 @@ class Loader:
             rank, world_size: this process's share of each global batch.
 
         Raises:
-            UserError: the batch is larger than the data (with drop_last), or not divisible by world_size.
+            UserError: patches are to be turned and are not square; the batch is larger than the data (with drop_last),
+                or not divisible by world_size.
         """
         rows = np.asarray(rows, np.int64)
         device = torch.device(device)
@@ -84,6 +85,10 @@ class Loader:
             )
         if batch_size < world_size or (drop_last and batch_size % world_size):
             raise UserError(f"batch size: expected a multiple of {world_size} processes, found {batch_size}")
+        if augment.dihedral and source.height != source.width:
+            raise UserError(
+                f"quarter turns need square patches, found {source.width} x {source.height}; use --augment none"
+            )
         if not len(rows):
             raise UserError("expected at least one patch to load, found none")
         self.source, self.rows, self.settings = source, rows, settings
@@ -110,6 +115,7 @@ class Loader:
             threads=settings.threads,
             queue_depth=settings.queue_depth,
             batch_size=local_batch,
+            warp_views=on_gpu,
             half=on_gpu,
         )
         self._fields = plan_inputs(augment, normalisation)
@@ -247,8 +253,9 @@ class Loader:
     def _next_inputs(self, fields: Sequence[str] | None = None) -> tuple[Any, list[np.ndarray]]:
         """DALI's callback, on the thread that iterates: patches, labels, and ``fields`` of the plan (its graph's)."""
         job, patches = self._next_job()
-        labels = self._labels[job.rows][:, None]
-        return patches, [labels, *plan_rows(self._plan, self._fields if fields is None else fields, job.samples)]
+        labels, side = self._labels[job.rows][:, None], self.source.height if self._graph_settings.warp_views else None
+        fields = self._fields if fields is None else fields
+        return patches, [labels, *plan_rows(self._plan, fields, job.samples, side)]
 
     def _next_on_device(self, stream: torch.cuda.Stream | None) -> torch.Tensor | None:
         """The next patches for work on ``stream``; None where the engine gathers them."""

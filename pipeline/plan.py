@@ -51,6 +51,16 @@ def dihedral_index(n: int, seed: int, epoch: int) -> np.ndarray:
     return orders[:, step]
 
 
+def view_matrices(view: np.ndarray, side: int) -> np.ndarray:
+    """Views [k, 3] of square patches as maps of their pixels' centres: [k, 2, 3] float32, the form of ``affine``."""
+    across, flip = view[:, 2], 1 - 2 * view[:, :2]
+    matrices = np.zeros((len(view), 2, 3), np.float32)
+    for axis in (0, 1):  # the source's x, then its y
+        matrices[np.arange(len(view)), axis, across ^ axis] = flip[:, axis]
+        matrices[:, axis, 2] = side * view[:, axis]
+    return matrices
+
+
 def colour_matrices(n: int, augment: AugmentSettings, norm: Normalisation, rng: np.random.Generator) -> np.ndarray:
     """Brightness, contrast, saturation, hue and the normalisation as one [n, 3, 4] float32 map of RGB in [0, 255].
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.errors import UserError
 from pipeline.plan import EpochPlan
 from pipeline.settings import Normalisation
 from pipeline.triton_kernel import DENSITY, Parameters, augment_into
@@ -41,9 +40,6 @@ class TritonEngine:
         patches_u8: the whole source [N, H, W, 3] on the device, or None where patches come with each batch.
         next_patches: called with a stream once for each batch, in order: gives its patches [B, H, W, 3] uint8 on the
             device, ready on that stream; None with ``patches_u8``. Raises StopIteration after the last.
-
-    Raises:
-        UserError: quarter turns of patches that are not square.
     """
 
     def __init__(
@@ -51,10 +47,6 @@ class TritonEngine:
         normalisation: Normalisation | None, patches_u8: torch.Tensor | None,
         next_patches: Callable[[Any], torch.Tensor | None],
     ) -> None:  # fmt: skip
-        if "view" in fields and form.height != form.width:
-            raise UserError(
-                f"quarter turns need square patches, found {form.width} x {form.height}; use --augment none"
-            )
         self._form, self._device, self._fields = form, device, fields
         self._patches_u8, self._next_patches = patches_u8, next_patches
         self._rows, self._labels = self._to_device(rows), self._to_device(labels)

@@ -110,8 +110,7 @@ def test_a_recorded_step_makes_the_steps_weights(batches, gpu) -> None:
 
 def test_a_recorded_step_resumes_bit_for_bit(batches, gpu) -> None:
     """Dropout included: the masks of a recorded step are those of the generator's place in its sequence."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
         whole, begun, resumed = (make_step(gpu, precision="fp32", step_graph=True, dropout=0.2) for _ in range(3))
         torch.manual_seed(1)
         for x, y in batches[:8]:
@@ -126,7 +125,5 @@ def test_a_recorded_step_resumes_bit_for_bit(batches, gpu) -> None:
         torch.cuda.set_rng_state(drawn, gpu) if gpu.type == "cuda" else torch.set_rng_state(drawn)
         for x, y in batches[4:8]:
             resumed(x, y)
-    finally:
-        torch.use_deterministic_algorithms(False)
     for p, q in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(p, q)
