@@ -80,7 +80,7 @@ def open_kind(options: BenchOptions, table: PatchTable, kind: str, device: torch
 
 def make_loader(
     source: AnySource, rows: np.ndarray, labels: np.ndarray | None, *, batch_size: int, device: torch.device,
-    settings: InputSettings, augment: str = "none", normalise: bool = False, shuffle: bool = True,
+    settings: InputSettings, augment: str = "none", normalise: bool = False, shuffle: bool = True, channels: int = 3,
 ) -> Loader:  # fmt: skip
     """The loader that train.py uses, over every patch once.
 
@@ -94,10 +94,12 @@ def make_loader(
         augment: a name of ``AUGMENTATIONS``.
         normalise: whether batches are normalised; uint8 otherwise.
         shuffle: random order.
+        channels: of a batch, as train.py's --pad-channels.
     """
     return Loader(
         source, rows, labels, batch_size=batch_size, device=device, augment=AUGMENTATIONS[augment],
         normalisation=KAGGLE_NORMALISATION if normalise else None, settings=settings, shuffle=shuffle, drop_last=False,
+        channels=channels,
     )  # fmt: skip
 
 

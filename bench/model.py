@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 import tyro
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -200,9 +199,7 @@ class Network:
         )  # fmt: skip
         averaged = self._step.averaged.eval()
         self._forward = compiled(averaged, optim.compile_mode, device) if optim.compile else averaged
-        x, self._y = random_batch(count, size, device, layout)
-        # As the loader pads: zeros behind the third channel.
-        self._x = F.pad(x, (0, 0, 0, 0, 0, combination.channels - 3)).contiguous(memory_format=layout)
+        self._x, self._y = random_batch(count, size, device, layout, combination.channels)
         for _ in range(_WARMUP):
             self._call("forward")
             self._call("training step")

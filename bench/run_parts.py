@@ -10,6 +10,7 @@ from torch import nn
 
 from bench.common import make_loader
 from bench.rates import Rate, Resident, Watched
+from models.padding import accept_padding
 from pipeline.dataset import PatchTable
 from pipeline.open import AnySource
 from pipeline.settings import InputSettings
@@ -63,8 +64,10 @@ class RunParts:
         rows = rows[: len(rows) - len(rows) % setup.batch_size]
         self.loader = make_loader(
             source, rows, table.labels, batch_size=setup.batch_size, device=device, settings=settings,
-            augment=setup.augment, normalise=True,
+            augment=setup.augment, normalise=True, channels=setup.optim.pad_channels,
         )  # fmt: skip
+        if setup.optim.pad_channels > 3:
+            accept_padding(model)
         self.step = TrainStep(
             model, setup.optim, total_steps=_SCHEDULE_STEPS, device=device, precision=setup.precision
         )  # fmt: skip

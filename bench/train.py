@@ -52,6 +52,8 @@ class Train(BenchOptions):
     """As in train.py."""
     step_graph: bool = False
     """As in train.py."""
+    pad_channels: Literal[3, 4, 8] = 3
+    """As in train.py."""
     batch_size: int = 64
     """Patches a step."""
     patches: int = 3200
@@ -65,7 +67,13 @@ class Train(BenchOptions):
             self.source, self.workers or None, Origin(self.data_dir, self.cache_dir, device), self.engine
         )
         source = open_source(table, settings, device=device, cache_dir=self.cache_dir)
-        optim = replace(OptimSettings(), batch_size=self.batch_size, compile=self.compile, step_graph=self.step_graph)
+        optim = replace(
+            OptimSettings(),
+            batch_size=self.batch_size,
+            compile=self.compile,
+            step_graph=self.step_graph,
+            pad_channels=self.pad_channels,
+        )
         setup = RunSetup(self.augment, self.batch_size, choose_precision(self.precision, device), optim)
 
         with tempfile.TemporaryDirectory() as folder:

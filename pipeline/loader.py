@@ -17,7 +17,7 @@ from pipeline.feeder import Feeder, Job
 from pipeline.graph import GraphSettings, build_graph, plan_inputs, plan_rows
 from pipeline.plan import EpochPlan, PlanAhead, draw_plan
 from pipeline.settings import AugmentSettings, InputSettings, Normalisation, usable_cores
-from pipeline.sources import PixelSource, ResidentSource, TiffSource
+from pipeline.sources import CHANNELS, PixelSource, ResidentSource, TiffSource
 
 
 class Batch(NamedTuple):
@@ -25,7 +25,7 @@ class Batch(NamedTuple):
 
     x: torch.Tensor
     """[B, 3, H, W] with channels-last strides, on the loader's device: float32 (CPU) or float16 (GPU) normalised;
-    uint8 as stored where the loader has no normalisation."""
+    uint8 as stored where the loader has no normalisation. More channels, of zeros, where they were asked for."""
     y: torch.Tensor
     """[B] float32 of 0 or 1, on the loader's device; 0 where there are no labels."""
     rows: np.ndarray
@@ -55,6 +55,7 @@ class Loader:
         drop_last: bool = True,
         rank: int = 0,
         world_size: int = 1,
+        channels: int = 3,
     ) -> None:
         """Build the graph and the threads; nothing is read yet.
 
@@ -71,6 +72,7 @@ class Loader:
             shuffle: a fresh permutation each epoch; otherwise the order of ``rows``.
             drop_last: leave out the last, smaller batch, as training does. Evaluation must not.
             rank, world_size: this process's share of each global batch.
+            channels: of a batch: 3, or of the engine triton also 4 or 8, which are 0 behind the third.
 
         Raises:
             UserError: patches are to be turned and are not square; the batch is larger than the data (with drop_last),
@@ -120,6 +122,10 @@ class Loader:
         )
         self._fields = plan_inputs(augment, normalisation)
         self.engine, _ = choose_engine(settings.engine, device)
+        self._channels = channels
+        if channels != CHANNELS and self.engine != "triton":
+            raise UserError(f"{channels} channels a batch: expected the engine triton, on a GPU, found {self.engine}; "
+                            "leave --pad-channels out")  # fmt: skip
         self._feeder = Feeder(
             source, batch_size=local_batch, threads=settings.threads, prefetch=settings.prefetch,
             chunk=settings.read_chunk, device=device, gathers=self.engine == "triton",
@@ -211,8 +217,8 @@ class Loader:
     def _build_triton(self) -> Engine:
         from pipeline.triton_engine import BatchForm, TritonEngine
 
-        form = BatchForm(self.source.height, self.source.width, torch.float16 if self.device.type == "cuda" else
-                         torch.float32)  # fmt: skip
+        dtype = torch.float16 if self.device.type == "cuda" else torch.float32
+        form = BatchForm(self.source.height, self.source.width, dtype, self._channels)
         next_patches: Callable[[Any], torch.Tensor | None] = self._next_on_device
         if self.source.encoded:
             decode = replace(self._graph_settings, augment=AugmentSettings(), normalisation=None)

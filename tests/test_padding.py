@@ -1,12 +1,20 @@
 """Channels of zeros behind a batch's own change nothing that a network computes or learns."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from training_cases import CPU, smoke_args, write_small_dataset
 
+import train
 from models.create import create_model
 from models.padding import accept_padding
+from models.saved import load_network
+from pipeline.errors import UserError
+from training.metrics import read_metrics
+from training.run_folder import RunFolder
 
 
 @pytest.mark.parametrize("name", ["patchnet", "resnet18"])
@@ -33,3 +41,23 @@ def test_networks_that_begin_otherwise_are_refused() -> None:
         accept_padding(nn.Sequential(nn.Flatten(), nn.Linear(3, 1)))
     with pytest.raises(ValueError, match="does not begin with a plain convolution"):
         accept_padding(nn.Conv2d(1, 4, 3))
+
+
+def test_a_run_on_padded_batches_learns_the_same(tmp_path: Path) -> None:
+    """By the kernel of GPUs in Triton's interpreter, and with the step as it is recorded there."""
+    data = write_small_dataset(tmp_path / "data")
+    runs = {"plain": [], "padded": ["--pad-channels", "4", "--step-graph"]}
+    for name, more in runs.items():
+        train.train([*smoke_args(data, tmp_path / name, "--epochs", "1"), "--engine", "triton", *more])
+    plain, padded = (RunFolder(tmp_path / name) for name in runs)
+    (one,), (other,) = (read_metrics(folder.metrics) for folder in (plain, padded))
+    assert other.train_loss == pytest.approx(one.train_loss, rel=1e-3)
+    assert other.val_loss == pytest.approx(one.val_loss, rel=1e-2)
+    network, _ = load_network(padded.best, CPU)  # a plain one, for plain batches
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2,)
+
+
+def test_dalis_batches_are_not_padded(tmp_path: Path) -> None:
+    data = write_small_dataset(tmp_path / "data")
+    with pytest.raises(UserError, match="4 channels a batch: expected the engine triton.*leave --pad-channels out"):
+        train.train([*smoke_args(data, tmp_path / "run"), "--engine", "dali", "--pad-channels", "4"])

@@ -8,6 +8,7 @@ from torch import nn
 
 from models.create import create_model, require_takes
 from models.names import TIMM, PretrainedUnavailable
+from models.padding import accept_padding
 from models.saved import WeightsInfo
 from pipeline.errors import UserError
 from pipeline.left_out import left_out_csv
@@ -47,8 +48,14 @@ def build_step(
 ) -> TrainStep:  # fmt: skip
     """The training step of a fresh network."""
     steps_per_epoch = len(patches.split.train) // config.optim.batch_size  # the last, smaller batch is left out
+    model = build_model(config.model, config.run.seed, world)
+    if config.optim.pad_channels > 3:
+        try:
+            accept_padding(model)
+        except ValueError as error:
+            raise UserError(f"--pad-channels {config.optim.pad_channels}: {error}; leave it out") from error
     return TrainStep(
-        build_model(config.model, config.run.seed, world), config.optim, device=device, precision=precision,
+        model, config.optim, device=device, precision=precision,
         total_steps=config.optim.epochs * steps_per_epoch, world=world,
     )  # fmt: skip
 

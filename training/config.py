@@ -88,6 +88,8 @@ class OptimSettings:
     """Compile the training step's network with torch.compile."""
     compile_mode: CompileMode = "auto"
     """torch.compile's mode. auto: reduce-overhead (CUDA graphs) on a GPU, default on a CPU."""
+    pad_channels: Literal[3, 4, 8] = 3
+    """On a GPU, with engine triton: channels of a batch, zeros behind the third. Tensor cores take no 3 channels."""
     step_graph: bool = False
     """On a GPU, record the whole step, optimisers and average too, as one CUDA graph; goes with --compile."""
 
@@ -205,7 +207,7 @@ FINE_TUNING: Mapping[str, Any] = {"optimizer": "adamw", "lr": 5e-4, "layer_decay
 _FREE_ON_RESUME = {
     "data": {"data_dir", "source", "engine", "workers", "cache_dir", "verify_ids"},
     "run": {"device", "out_dir", "checkpoint_every", "resume", "log"},
-    "optim": {"compile", "compile_mode", "step_graph"},
+    "optim": {"compile", "compile_mode", "step_graph", "pad_channels"},
     "submit": {"submission", "tta", "threshold", "calibrated"},
 }
 

@@ -89,7 +89,7 @@ def train_inputs(
     data, split = config.data, patches.split
     check_size(source.height, source.width, data.augment)
     common = {"batch_size": config.optim.batch_size, "device": device, "normalisation": KAGGLE_NORMALISATION,
-              "settings": settings, "seed": config.run.seed}  # fmt: skip
+              "settings": settings, "seed": config.run.seed, "channels": config.optim.pad_channels}  # fmt: skip
     labels = patches.table.labels
     train = Loader(
         source, split.train, labels, augment=AUGMENTATIONS[data.augment], rank=world.rank, world_size=world.size,

@@ -114,7 +114,8 @@ def warm_up(config: TrainConfig, step: TrainStep, patch_size: tuple[int, int], w
     if not config.optim.compile:
         return
     began = time.perf_counter()
-    step.warm_up(*random_batch(config.optim.batch_size // world.size, patch_size, step.device))
+    count, channels = config.optim.batch_size // world.size, config.optim.pad_channels
+    step.warm_up(*random_batch(count, patch_size, step.device, channels=channels))
     world.say(f"compiled in {time.perf_counter() - began:.0f} s")
 
 

@@ -149,14 +149,19 @@ def smoothed(labels: torch.Tensor, smoothing: float) -> torch.Tensor:
 
 
 def random_batch(
-    count: int, size: tuple[int, int], device: torch.device, memory_format: torch.memory_format = torch.channels_last
+    count: int,
+    size: tuple[int, int],
+    device: torch.device,
+    memory_format: torch.memory_format = torch.channels_last,
+    channels: int = 3,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch in the form in which the loader delivers them, of noise: x [count, 3, H, W] and y [count].
+    """A batch in the form in which the loader delivers them, of noise: x [count, channels, H, W] and y [count].
 
     Never zeros: a GPU draws less power, and clocks higher, on products of zeros. The global generator is left alone.
     """
     draw = torch.Generator(device).manual_seed(0)
-    x = torch.randn(count, 3, *size, device=device, generator=draw).contiguous(memory_format=memory_format)
+    x = torch.randn(count, 3, *size, device=device, generator=draw)
+    x = F.pad(x, (0, 0, 0, 0, 0, channels - 3)).contiguous(memory_format=memory_format)  # as the loader pads
     y = torch.randint(0, 2, (count,), device=device, generator=draw).float()
     return x.half() if device.type == "cuda" else x, y
 
