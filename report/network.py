@@ -80,20 +80,19 @@ def grad_cam(network: Network, patches_u8: np.ndarray) -> np.ndarray:
     """Grad-CAM [B, H, W] float32 of patches [B, H, W, 3] uint8; each sums to 1, or is 0 where nothing spoke
     for it.
 
-    What speaks for the predicted class, at the network's last feature map larger than one pixel (Selvaraju
-    et al.,
-    "Grad-CAM", ICCV 2017). Thirty lines here rather than a library: those that do it bring OpenCV along.
+    What speaks for the predicted class, at the network's last feature map larger than one pixel (Selvaraju et al.,
+    "Grad-CAM", ICCV 2017). Some lines here rather than a library: those that do it bring OpenCV along. All maps are 0
+    where the network has no such map in its later half, as transformers have none.
     """
-    kept: list[torch.Tensor] = []
+    kept: list[tuple[int, torch.Tensor]] = []
+    calls = 0
 
     def keep(module: nn.Module, args: object, output: object) -> None:
-        if (
-            isinstance(output, torch.Tensor)
-            and output.dim() == 4
-            and min(output.shape[2:]) > 1
-            and output.requires_grad
-        ):
-            kept.append(output)
+        nonlocal calls
+        calls += 1
+        weights = isinstance(module, nn.Dropout)  # of attention, where anything of it is seen
+        if isinstance(output, torch.Tensor) and output.requires_grad and _is_map(output, x) and not weights:
+            kept.append((calls, output))
 
     handles = [module.register_forward_hook(keep) for module in network.model.modules()]
     try:
@@ -103,12 +102,25 @@ def grad_cam(network: Network, patches_u8: np.ndarray) -> np.ndarray:
     finally:
         for handle in handles:
             handle.remove()
-    features = kept[-1]
+    at, features = kept[-1] if kept else (0, x)
+    if 2 * at < calls:  # a transformer's last map is its input, cut into pieces: what it made of them is no map
+        return np.zeros((len(x), *x.shape[2:]), np.float32)
     (gradient,) = torch.autograd.grad((logits * torch.sign(logits)).sum(), features)
     weights = gradient.mean(dim=(2, 3), keepdim=True)
     cam = torch.relu((weights * features.detach()).sum(dim=1, keepdim=True))
     cam = torch.nn.functional.interpolate(cam, size=x.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     return (cam / cam.sum(dim=(1, 2), keepdim=True).clamp_min(1e-12)).cpu().numpy()
+
+
+def _is_map(features: torch.Tensor, x: torch.Tensor) -> bool:
+    """Whether features [B, C, h, w] lie as the patches x [B, 3, H, W] do: in their proportions, to a pixel.
+
+    Some networks hand on [B, h, w, C].
+    """
+    if features.dim() != 4 or min(features.shape[2:]) <= 1:
+        return False
+    (h, w), (height, width) = features.shape[2:], x.shape[2:]
+    return abs(h * width - w * height) <= max(height, width)
 
 
 def centre_energy(cams: np.ndarray) -> np.ndarray:

@@ -18,6 +18,8 @@ from models.create import create_model, require_takes
 from models.names import PretrainedUnavailable, check_model
 from models.saved import WeightsError, load_network, weights_file
 from pipeline.errors import UserError
+from pipeline.settings import KAGGLE_NORMALISATION
+from report.network import Network, grad_cam
 from training.predictor import Predictor
 from training.run_folder import settle
 
@@ -124,6 +126,27 @@ def test_a_size_that_it_does_not_take_is_refused_and_nothing_is_changed() -> Non
     before = {name: value.clone() for name, value in norms.state_dict().items()}
     require_takes(norms, (32, 32), CPU)
     assert all(torch.equal(value, before[name]) for name, value in norms.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "has_maps"),
+    [
+        ("timm:test_resnet", True),
+        ("timm:test_convnext", True),
+        ("timm:test_vit", False),
+        ("timm:swin_tiny_patch4_window7_224", False),
+    ],
+)
+def test_grad_cam_speaks_only_where_there_are_maps(name: str, has_maps: bool) -> None:
+    torch.manual_seed(0)
+    network = Network(create_model(name, dropout=0.0).eval(), KAGGLE_NORMALISATION, (96, 96), CPU)
+    for parameter in network.model.parameters():
+        if parameter.ndim == 1 and not parameter.any():
+            nn.init.uniform_(parameter, -1, 1)  # blocks begin as the identity
+    cams = grad_cam(network, random_patches(8, 96, seed=0))
+    assert cams.shape == (8, 96, 96)
+    spoke = cams.sum((1, 2)) > 0.5  # a map may also say that nothing spoke for the class
+    assert spoke.any() == has_maps
 
 
 def test_it_trains_predicts_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,8 +142,8 @@ class RunSettings:
     """What the other settings begin from.
     smoke: two epochs over 2,000 patches, to see that it runs.
     fast: a good network.
-    accurate: a better one, for seven times the work.
-    kaggle: all 220,025 patches on one data-centre GPU; never run on one so far."""
+    accurate: a better one, for 7.5 times the arithmetic.
+    kaggle: all 220,025 patches on one data-centre GPU; run on SYNTHETIC ones only, so far."""
     seed: int = 0
     """Seed of the split, the weights, the order and the augmentation."""
     device: Literal["auto", "cuda", "cpu"] = "auto"

@@ -22,6 +22,7 @@ _PACKAGES = (
     "numpy",
     "pandas",
     "scikit-learn",
+    "timm",
 )
 
 
