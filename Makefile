@@ -17,7 +17,7 @@ help:
 	@echo "make demo    install, make SYNTHETIC data, train, predict: the whole way through once"
 	@echo "make test    install, run the tests (HCD_DATA=FOLDER_OR_ZIP adds those on real data)"
 	@echo "make bench   measure for some minutes, results into data/bench-results/ (DATA=FOLDER_OR_ZIP: on your patches)"
-	@echo "make gpu-check   tests and bench on a GPU at Kaggle's size, 9 minutes (REAL=FOLDER_OR_ZIP adds the AUC)"
+	@echo "make gpu-check   tests and bench on a GPU at Kaggle's size, 5 minutes (REAL=FOLDER_OR_ZIP adds the AUC)"
 	@echo "make fuzz    damage TIFF files and all others that are read, for MINUTES=10"
 	@echo "make soak    kill packing, training and predicting KILLS=30 times each; figures in $(SOAK_OUT)"
 	@echo "make notebook  run notebooks/quickstart.ipynb and keep its outputs in it"
