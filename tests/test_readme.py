@@ -12,6 +12,7 @@ from training_cases import ROOT
 
 import explore
 import predict
+from bench import gpu_check
 from bench.commands import COMMANDS
 from models import __main__ as networks
 from models.create import create_model
@@ -65,6 +66,8 @@ def test_commands_are_understood(line: str) -> None:
         tyro.cli(tyro.conf.OmitSubcommandPrefixes[jobs.Command], args=args)
     elif first == "models":
         assert tyro.cli(networks.Export, args=args[1:]).run and args[0] == "export"
+    elif first == "bench.gpu_check":
+        tyro.cli(gpu_check.GpuCheck, args=args)
     elif first == "bench":
         assert args[0] in COMMANDS  # most are named only; their options are those of bench/README.md
     else:
