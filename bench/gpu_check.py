@@ -121,7 +121,7 @@ def plan(check: GpuCheck, folder: Path, cache: Path) -> list[Part]:
     fast = ("--compile", "--step-graph") if gpu else ("--step-graph",)
     parts = [
         # Files by name: others import packages that a GPU machine may lack.
-        Part("tests", ("-m", "pytest", "-p", "no:cacheprovider", *_in_parallel(), *GPU_TESTS), 80),
+        Part("tests", ("-m", "pytest", "-p", "no:cacheprovider", *_in_parallel(), *GPU_TESTS), 100),
         Part("kernel", (*loader, "light", "standard", "heavy", *patches, "--no-baseline", "--sources", "resident",
                         "packed", "strip"), 40),
         Part("patchnet", bench("model", *network, "--modes", *plain, *compiled, "--model", "patchnet"), 70),
