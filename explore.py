@@ -63,7 +63,7 @@ def explore(settings: ExploreSettings) -> Path:
             f"{settings.groups}: names no patch of {settings.data_dir}; expected a CSV file id,wsi of its ids"
         )
     from report.explore_page import explore_page
-    from report.page import write_page
+    from report.write import write_page
 
     page = explore_page(dataset, splits, notes + missing(dataset), time.perf_counter() - began)
     paths = write_page(page, settings.out, "explore")

@@ -102,6 +102,7 @@ def predict(settings: PredictSettings) -> None:
     rows = rows_to_predict(settings, table)
 
     from pipeline.open import open_source  # torch and DALI, which take seconds
+    from pipeline.submission import Made
     from training.device import choose_device, choose_precision, prepare_backends
     from training.ensemble import load_ensemble
     from training.predicting import probabilities_of, warn_of_synthetic, write_predictions
@@ -121,9 +122,10 @@ def predict(settings: PredictSettings) -> None:
     if settings.evaluate:
         report_scores(settings, table, rows, probabilities)
     else:
+        runs = tuple(map(str, settings.run))
         write_predictions(
             table, dataset.sample_ids, probabilities, ensemble.prevalence, out=settings.submission,
-            threshold=settings.threshold,
+            made=Made(runs, settings.tta, settings.calibrated, settings.threshold),
         )  # fmt: skip
 
 

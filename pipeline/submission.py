@@ -1,19 +1,52 @@
 """submission.csv: complete, in order, checked, and written whole or not at all."""
 
 import csv
+import hashlib
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.files import write_text
+from pipeline.files import read_json, write_json, write_text
 
 HEADER = ["id", "label"]
+_MADE = ".made.json"
 _SHOWN = 5
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a submission was made: the file beside it that ends in .made.json."""
+
+    runs: tuple[str, ...]
+    """Folders of the runs whose probabilities are averaged."""
+    views: int
+    """Dihedral views of each patch whose logits are averaged."""
+    calibrated: bool
+    """Whether logits were divided by each run's temperature."""
+    threshold: float | None
+    """Labels instead of probabilities, 1 from here on; None for probabilities."""
+
+
+def write_made(path: Path, made: Made) -> None:
+    """Keep how the submission ``path`` was made, beside it. Raises UserError if that cannot be written."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    write_json(path.with_suffix(_MADE), {**asdict(made), "submission_sha256": digest})
+
+
+def read_made(path: Path) -> tuple[Made | None, bool]:
+    """How the submission ``path`` was made, None if that was not kept; and whether the file is still the same."""
+    try:
+        kept = read_json(path.with_suffix(_MADE), sealed=True)
+        same = kept.pop("submission_sha256") == hashlib.sha256(path.read_bytes()).hexdigest()
+        return Made(**{**kept, "runs": tuple(kept["runs"])}), same
+    except (OSError, KeyError, TypeError, AttributeError, UserError):
+        return None, False
 
 
 def write_submission(path: Path, ids: Sequence[str], values: np.ndarray, expected_ids: Sequence[str]) -> list[str]:
@@ -90,6 +123,19 @@ def check_submission(text: str, expected_ids: Sequence[str], *, where: str) -> l
     if len(values) > 1 and min(values) == max(values):
         return [f"{where}: all {len(values):,} values are {values[0]:g}: such a submission scores an AUC of 0.5"]
     return []
+
+
+def check_alone(text: str, *, where: str) -> list[str]:
+    """``check_submission`` where nothing is known of the ids that the file must hold.
+
+    Raises:
+        UserError: as there, apart from missing and unknown ids and their order.
+    """
+    try:
+        ids = [row[0] for row in csv.reader(io.StringIO(text, newline="")) if row][1:]
+    except csv.Error:
+        ids = []  # check_submission says what is wrong
+    return check_submission(text, list(dict.fromkeys(ids)), where=where)
 
 
 def _check_ids(ids: Sequence[str], expected: Sequence[str], where: str) -> None:

@@ -35,6 +35,8 @@ class ReportSettings:
     """Folder to write into (default: the run's own; comparison/ for several; beside a submission)."""
     patches: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: 2000 on a GPU, 300 on a CPU)")] = None
     """Validation patches that views and masks are measured on; more are slower and surer."""
+    mistakes: int = 0
+    """So many false positives, and as many false negatives, on a page of their own, each with its Grad-CAM."""
     cache_dir: Path = Path("cache")
     """With a submission: where packed files are found."""
 
@@ -46,6 +48,8 @@ def report(settings: ReportSettings) -> Path:
         raise UserError("expected the folder of a run, several, or a submission.csv; see --help")
     if settings.patches is not None and settings.patches < 1:
         raise UserError(f"--patches {settings.patches}: expected at least 1")
+    if settings.mistakes < 0:
+        raise UserError(f"--mistakes {settings.mistakes}: expected at least 0")
     if lost := [str(path) for path in (*settings.what, *settings.run) if not path.exists()]:
         raise UserError(f"{lost[0]}: expected the folder of a run or a submission.csv, found nothing there")
     if settings.groups is not None and not settings.groups.exists():
@@ -59,7 +63,10 @@ def report(settings: ReportSettings) -> Path:
             data_dir=settings.data_dir,
             groups=settings.groups,
             patches=settings.patches,
+            mistakes=settings.mistakes,
         )
+    elif settings.mistakes:
+        raise UserError("--mistakes: expected the folder of one run")
     else:
         path = write_other(settings)
     print(path)
@@ -76,18 +83,28 @@ def write_other(settings: ReportSettings) -> Path:
     (file,) = settings.what
     from report.submission_page import submission_page
 
-    page = submission_page(file, data_dir=settings.data_dir, run_dirs=settings.run, cache_dir=settings.cache_dir)
+    page = submission_page(
+        file, data_dir=settings.data_dir, run_dirs=settings.run, cache_dir=settings.cache_dir,
+        patches=settings.patches or 0,
+    )  # fmt: skip
     return _write(page, settings.out or file.parent / f"{file.stem}-report", "submission")
 
 
 def _write(page: "Page", folder: Path, stem: str) -> Path:
-    from report.page import warnings_of, write_page
+    """Write the page; returns its path. Raises UserError where it says that a submission is not valid."""
+    from report.page import warnings_of
+    from report.write import write_page
 
-    for warning in warnings_of(page):
+    older = (folder / f"{stem}.html").exists()
+    path = write_page(page, folder, stem)[-1]
+    warnings = warnings_of(page)
+    if page.facts.get("valid") is False:
+        raise UserError(f"{'; '.join(warnings)}; see {path}")
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    if (folder / f"{stem}.html").exists():
+    if older:
         print(f"{folder}: an older page is replaced")
-    return write_page(page, folder, stem)[-1]
+    return path
 
 
 def main() -> int:

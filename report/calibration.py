@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from pipeline.files import write_json
+from pipeline.errors import UserError
+from pipeline.files import read_json, write_json
+from report.scores import wilson_interval
 
 CALIBRATION_FILE = "calibration.json"
 CALIBRATION_SCHEMA = 1
@@ -113,25 +115,48 @@ def apply_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarr
     return 1 / (1 + np.exp(-_logits(probabilities) / temperature))
 
 
-def reliability(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each of the 15 bins that is not empty: mean probability, share of positives, patches."""
+@dataclass(frozen=True)
+class Reliability:
+    """The bins [K] that are not empty, of 15 of equal width."""
+
+    predicted: np.ndarray
+    """Mean probability."""
+    observed: np.ndarray
+    """Share of positives."""
+    low: np.ndarray
+    high: np.ndarray
+    """Its 95 % Wilson interval: of few patches a share tells little."""
+    count: np.ndarray
+    """Patches."""
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray) -> Reliability:
+    """Bin patches [N] by probability and count the positives among them."""
     bins = np.minimum((probabilities * BINS).astype(int), BINS - 1)
     count = np.bincount(bins, minlength=BINS)
     used = count > 0
-    predicted = np.bincount(bins, probabilities, BINS)[used] / count[used]
-    observed = np.bincount(bins, labels, BINS)[used] / count[used]
-    return predicted, observed, count[used]
+    count, positive = count[used], np.bincount(bins, labels, BINS)[used]
+    predicted = np.bincount(bins, probabilities, BINS)[used] / count
+    return Reliability(predicted, positive / count, *wilson_interval(positive, count), count)
 
 
 def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Mean distance of probability and share of positives over the bins, weighted by their patches; 0..1."""
-    predicted, observed, count = reliability(labels, probabilities)
-    return float(np.abs(predicted - observed) @ count / count.sum())
+    bins = reliability(labels, probabilities)
+    return float(np.abs(bins.predicted - bins.observed) @ bins.count / bins.count.sum())
 
 
 def write_calibration(run_dir: Path, calibration: Calibration) -> None:
     """Keep the temperature in the run folder, for ``predict.py --calibrated``."""
     write_json(run_dir / CALIBRATION_FILE, {"schema": CALIBRATION_SCHEMA, **asdict(calibration)})
+
+
+def kept_temperature(run_dir: Path) -> float:
+    """The temperature in a run's calibration.json. Raises UserError where there is none to be read."""
+    found = read_json(run_dir / CALIBRATION_FILE, sealed=True).get("temperature")
+    if not isinstance(found, int | float):
+        raise UserError(f"{run_dir / CALIBRATION_FILE}: expected a temperature, found {found!r}")
+    return float(found)
 
 
 def _logits(probabilities: np.ndarray) -> np.ndarray:

@@ -5,12 +5,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
-from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from report import style
-from report.page import centre_of
+from report.calibration import Reliability
+
+# With the colours: runs stay apart in grey and for every eye.
+_LINES = ("-", "--", "-.", ":")
 
 
 @style.look()
@@ -39,7 +44,7 @@ def draw_epochs(
             ha="right",
             textcoords="offset points",
             fontsize=7,
-            color="#777777",
+            color=style.FAINT_INK,
         )
     ax.set(title=title, xlabel="epoch", ylabel=unit)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -76,11 +81,15 @@ def draw_roc(ax: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray, str]])
 def draw_precision_recall(
     ax: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray, str]], prevalence: float
 ) -> None:
-    """Precision over recall of {name: (labels, scores, colour)}, with the line that a blind guess reaches."""
+    """Precision over recall of {name: (labels, scores, colour)}, the average precision in the legend, and what a blind
+    guess reaches.
+    """
     ax.axhline(prevalence, linestyle=":", color=style.GUIDE, label=f"prevalence {prevalence:.1%}")
     for name, (labels, scores, colour) in curves.items():
         precision, recall, _ = precision_recall_curve(labels, scores)
-        ax.plot(recall, precision, color=colour, label=name)
+        area = average_precision_score(labels, scores)
+        # Steps, as average precision adds them up: a straight line between two points would promise what none reaches.
+        ax.plot(recall, precision, color=colour, label=f"{name} (AP {area:.4f})", drawstyle="steps-post")
     ax.set(
         title="Precision-recall curve",
         xlabel="recall (sensitivity)",
@@ -96,25 +105,18 @@ def draw_precision_recall(
 def draw_confusion(ax: Axes, matrix: np.ndarray, *, title: str) -> None:
     """A confusion matrix [[TN, FP], [FN, TP]] of counts; shares are of the true class."""
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    ax.imshow(shares, cmap="Greys", vmin=0, vmax=1.4)
     for row in range(2):
         for column in range(2):
-            dark = shares[row, column] > 0.75
-            ax.text(
-                column,
-                row,
-                f"{matrix[row, column]:,}\n{shares[row, column]:.1%}",
-                ha="center",
-                va="center",
-                color="white" if dark else "black",
-                fontsize=11,
-            )
-    for ticks, set_ticks in ((ax.get_xticklabels, ax.set_xticks), (ax.get_yticklabels, ax.set_yticks)):
-        set_ticks([0, 1], style.CLASS_NAMES)
-        for text, colour in zip(ticks(), style.CLASS_COLOURS, strict=True):
-            text.set_color(colour)
+            # Half transparent over the paper, light or dark: the ink stays legible on all of them.
+            colour, strength = (style.VALIDATION if row == column else style.POSITIVE), 0.5 * shares[row, column]
+            ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=colour, alpha=strength, linewidth=0))
+            text = f"{matrix[row, column]:,}\n{shares[row, column]:.1%}"
+            ax.text(column, row, text, ha="center", va="center", fontsize=11)
+    ax.set_xticks([0, 1], style.CLASS_NAMES)
+    ax.set_yticks([0, 1], style.CLASS_NAMES, rotation=90, va="center")
+    ax.set(title=title, xlabel="predicted class", ylabel="true class", xlim=(-0.5, 1.5), ylim=(1.5, -0.5))
     ax.grid(False)
-    ax.set(title=title, xlabel="predicted class", ylabel="true class")
+    ax.set_aspect("equal")
 
 
 @style.look()
@@ -168,39 +170,55 @@ def draw_bars(
 
 
 @style.look()
-def title_picture(ax: Axes, title: str) -> None:
-    """A panel that shows a picture: a title and no axes."""
+def draw_prevalences(ax: Axes, counts: np.ndarray, positive: np.ndarray) -> None:
+    """Slides as dots: share of positives [S] over patches [S]."""
+    ax.scatter(counts, positive, s=22, color=style.POSITIVE, alpha=0.75, edgecolors=style.PAPER, linewidths=0.5)
+    ax.set(title="Prevalence", xlabel="patches of the slide", ylabel="positive", ylim=(-0.03, 1.03))
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+
+
+@style.look()
+def draw_slide_sizes(ax: Axes, counts: np.ndarray) -> None:
+    """How many slides have how many patches [S]."""
+    ax.hist(counts, bins=20, color=style.TEST)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set(title="Patches of each slide", xlabel="patches of the slide", ylabel="slides")
+
+
+@style.look()
+def draw_slide_colours(ax: Axes, colour: np.ndarray) -> None:
+    """Slides as dots of their own mean colour [S, 3], 0..1: blue over red."""
+    ax.scatter(colour[:, 0], colour[:, 2], s=34, c=np.clip(colour, 0, 1), edgecolors=style.FAINT_INK, linewidths=0.5)
+    ax.set(title="Mean colour", xlabel="mean red, 0 to 1", ylabel="mean blue, 0 to 1")
+
+
+@style.look()
+def draw_difference(figure: Figure, ax: Axes, difference: np.ndarray) -> None:
+    """Brightness of positive minus negative patches [H, W], levels of 255, in the classes' own colours."""
+    limit = max(float(np.abs(difference).max()), 1e-9)
+    colours = LinearSegmentedColormap.from_list("classes", [style.NEGATIVE, "#F7F7F7", style.POSITIVE])
+    shown = ax.imshow(difference, cmap=colours, vmin=-limit, vmax=limit)
     style.hide_axes(ax)
-    ax.set_title(title)
+    ax.set_title("positive minus negative")
+    figure.colorbar(shown, ax=ax, shrink=0.8, label="levels of 255")
 
 
 @style.look()
-def draw_slides(left: Axes, right: Axes, counts: np.ndarray, positive: np.ndarray, colour: np.ndarray) -> None:
-    """Slides as dots: prevalence over patches on the left, mean blue over mean red [S, 3] on the right.
-
-    Without labels ``positive`` [S] is NaN, and the left panel shows the patches alone.
-    """
-    if np.isfinite(positive).all():
-        left.scatter(counts, positive, s=22, color=style.POSITIVE, alpha=0.75, edgecolors="white", linewidths=0.5)
-        left.set(title="Prevalence", xlabel="patches of the slide", ylabel="positive", ylim=(-0.03, 1.03))
-        left.yaxis.set_major_formatter(PercentFormatter(1))
-    else:
-        left.hist(counts, bins=20, color=style.TEST)
-        left.yaxis.set_major_locator(MaxNLocator(integer=True))
-        left.set(title="Patches of each slide", xlabel="patches of the slide", ylabel="slides")
-    right.scatter(colour[:, 0], colour[:, 2], s=34, c=np.clip(colour, 0, 1), edgecolors="#555555", linewidths=0.5)
-    right.set(title="Mean colour", xlabel="mean red, 0 to 1", ylabel="mean blue, 0 to 1")
+def draw_learning_rate(ax: Axes, steps: np.ndarray, rates: np.ndarray) -> None:
+    """The learning rate of every step [S], over epochs done."""
+    ax.plot(steps, rates, color=style.ACCENT)
+    ax.set(title="Learning rate", xlabel="epochs done", ylabel="of each step", ylim=(0, None))
 
 
 @style.look()
-def draw_reliability(ax: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray, str]]) -> None:
-    """Share of positives over mean probability of {name: (probability, share, patches, colour)}, one dot
-    a bin.
-    """
+def draw_reliability(ax: Axes, curves: Mapping[str, tuple[Reliability, str]]) -> None:
+    """Share of positives over mean probability of {name: (bins, colour)}, one dot a bin, with intervals."""
     ax.plot([0, 1], [0, 1], ":", color=style.GUIDE, label="perfect")
-    for name, (predicted, observed, count, colour) in curves.items():
-        ax.plot(predicted, observed, color=colour, linewidth=1.2, label=name)
-        ax.scatter(predicted, observed, s=12 + 140 * count / count.max(), color=colour, alpha=0.6, linewidths=0)
+    for name, (bins, colour) in curves.items():
+        ax.plot(bins.predicted, bins.observed, color=colour, linewidth=1.2, label=name)
+        ax.vlines(bins.predicted, bins.low, bins.high, color=colour, linewidth=1.2, alpha=0.55)
+        sizes = 10 + 110 * bins.count / bins.count.max()
+        ax.scatter(bins.predicted, bins.observed, s=sizes, color=colour, alpha=0.6, linewidths=0)
     ax.set(
         title="Reliability",
         xlabel="mean predicted probability",
@@ -209,37 +227,7 @@ def draw_reliability(ax: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray
         ylim=(-0.02, 1.02),
     )
     ax.set_aspect("equal")
-    ax.legend(loc="upper left")
-
-
-@style.look()
-def draw_patch(ax: Axes, patch_u8: np.ndarray, title: str, *, below: str = "") -> None:
-    """A patch [H, W, 3] as it is, with a line under it."""
-    ax.imshow(patch_u8)
-    style.hide_axes(ax)
-    ax.set_title(title, fontsize=8, fontweight="normal")
-    ax.set_xlabel(below, fontsize=6, color="#666666")
-
-
-@style.look()
-def draw_attribution(ax: Axes, patch_u8: np.ndarray, cam: np.ndarray, title: str) -> None:
-    """A patch [H, W, 3] with a map [H, W] over it, strong parts yellow, and the central square outlined."""
-    rows, columns = centre_of(*patch_u8.shape[:2])
-    ax.imshow(patch_u8)
-    strength = cam / max(float(cam.max()), 1e-12)
-    ax.imshow(strength, cmap="inferno", vmin=0, vmax=1, alpha=0.15 + 0.5 * strength)
-    ax.add_patch(
-        Rectangle(
-            (columns.start - 0.5, rows.start - 0.5),
-            columns.stop - columns.start,
-            rows.stop - rows.start,
-            fill=False,
-            edgecolor="white",
-            linewidth=1.5,
-        )
-    )
-    style.hide_axes(ax)
-    ax.set_title(title, fontsize=8, fontweight="normal")
+    ax.figure.legend(loc="outside lower left")  # long names, and data everywhere
 
 
 @style.look()
@@ -255,12 +243,13 @@ def draw_runs(
     """One column of the metrics of several runs (metrics, name, colour) over ``epochs``, those of the
     longest.
     """
-    for metrics, name, colour in runs:
+    for at, (metrics, name, colour) in enumerate(runs):
         ax.plot(
             metrics["epoch"],
             metrics[column],
             color=colour,
             label=name,
+            linestyle=_LINES[at % len(_LINES)],
             marker="o" if len(metrics) < 25 else None,
             markersize=3.5,
         )

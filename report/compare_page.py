@@ -9,7 +9,23 @@ import pandas as pd
 
 from pipeline.errors import UserError
 from report import charts, style
-from report.page import SYNTHETIC_NOTE, Block, Note, Page, Picture, Section, Table, Text, number, share
+from report.page import (
+    SYNTHETIC_NOTE,
+    Block,
+    Cell,
+    Column,
+    Note,
+    Page,
+    Picture,
+    Pictures,
+    Section,
+    Table,
+    Text,
+    count_of,
+    share,
+    signed,
+    whole,
+)
 from report.plots import PANEL_SQUARE, best_epoch
 from report.run_files import RunFiles, read_run
 from report.scores import REPLICATES, auc_difference, score_with_intervals
@@ -35,6 +51,9 @@ def compare_page(run_dirs: Sequence[Path], *, groups: Path | None = None) -> Pag
     if len({Path(path).resolve() for path in run_dirs}) < len(run_dirs):
         raise UserError("expected different runs to compare, found one of them twice")
     runs = [read_run(path) for path in run_dirs]
+    empty = [run for run in runs if not run.has_results]
+    if len(runs) - len(empty) < 2:
+        empty[0].require_results()
     names = unique_names(runs)
     synthetic = [run.synthetic for run in runs]
     note = SYNTHETIC_NOTE
@@ -85,25 +104,16 @@ def _scores(runs: Sequence[RunFiles], names: Sequence[str], groups: Path | None,
     for run, name in zip(runs, names, strict=True):
         best = best_epoch(run)
         if run.validation is None or not run.validation.both_classes:
-            rows.append((name, "–", "–", "–", "–", best or "–"))
+            rows.append((name, None, None, None, None, None, best))
             blocks.append(Note(f"{name}: no validation predictions of both classes, so no AUC."))
             continue
         found = score_with_intervals(run.validation.labels, run.validation.probabilities)
         auc = found["auc"]
         facts.setdefault("scores", {})[name] = {key: vars(value) for key, value in found.items()}
-        rows.append(
-            (
-                name,
-                f"{len(run.validation):,}",
-                number(auc.value),
-                f"{auc.low:.4f} to {auc.high:.4f}",
-                number(found["log_loss"].value),
-                best or "–",
-            )
-        )
-    header = ("run", "validation patches", "AUC", "95 % interval", "log loss", "best epoch")
+        rows.append((name, len(run.validation), *vars(auc).values(), found["log_loss"].value, best))
+    header = ("run", Column("validation patches", whole), "AUC", "from", "to", "log loss", Column("best epoch", whole))
     paired = _paired(runs, names, groups, facts)
-    caption = "Each on its own validation patches; intervals by patch."
+    caption = "Each on its own validation patches. From, to: the 95 % interval of the AUC, by patch."
     if any(isinstance(block, Table) for block in paired):
         caption += " The next table compares like with like: the patches that two runs share."
     return [Table("scores", header, rows, caption), *blocks, *paired]
@@ -135,21 +145,11 @@ def _paired(runs: Sequence[RunFiles], names: Sequence[str], groups: Path | None,
         difference = auc_difference(labels, one, two, units)
         apart = difference.low > 0 or difference.high < 0
         facts.setdefault("auc_difference", {})[name] = {**vars(difference), "patches": len(ids), "by": unit}
-        rows.append(
-            (
-                name,
-                f"{len(ids):,}",
-                f"{difference.value:+.4f}",
-                f"{difference.low:+.4f} to {difference.high:+.4f}",
-                "yes" if apart else "no",
-            )
-        )
+        rows.append((name, len(ids), *(vars(difference)[key] for key in ("value", "low", "high")), apart))
         seen = trained_by(run, ids) + trained_by(first, ids)
         if seen:
             blocks.append(
-                Note(
-                    f"{seen:,} of these patches were trained on by one of the two: the difference is not to be trusted."
-                )
+                Note(f"One of the two was trained on {seen:,} of these patches: do not trust the difference.")
             )
     if not rows:
         return [
@@ -160,15 +160,20 @@ def _paired(runs: Sequence[RunFiles], names: Sequence[str], groups: Path | None,
     return [
         Table(
             "auc_difference",
-            ("run", "patches in common", f"AUC minus that of {names[0]}", "95 % interval", "apart"),
+            (
+                "run",
+                "patches in common",
+                *(Column(name, signed) for name in (f"AUC minus that of {names[0]}", "from", "to")),
+                "apart",
+            ),
             rows,
-            f"Paired bootstrap of {REPLICATES:,} draws by {how}: both runs are scored on the same draws.",
+            f"From, to: the 95 % interval, by a paired bootstrap of {REPLICATES:,} draws by {how}: both runs are scored"
+            " on the same draws.",
         ),
         *blocks,
         Text(
-            "Apart: whether the interval leaves out 0. It knows of the patches drawn, not of the luck of a"
-            " seed: train"
-            " each with several seeds before calling one better."
+            "Apart: whether the interval leaves out 0. The interval is of the choice of patches, not of the luck of a"
+            " seed: train each run with several seeds before you call one better."
         ),
     ]
 
@@ -187,44 +192,36 @@ def _settings(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Block]:
     notes: list[Block] = [Note(f"{name}: config.json gives no settings.") for name in unknown]
     rows = []
     for key in keys:
-        values = [str(run.settings.get(key, "–")) for run in runs]
-        if key not in _PLACES and len(set(values)) > 1:
-            rows.append((key, *values))
+        values = [run.settings.get(key) for run in runs]
+        if key not in _PLACES and len(set(map(str, values))) > 1:
+            rows.append((key, *(Cell(value, "–" if value is None else str(value)) for value in values)))
     if not rows:
         return [Text("None: these runs were trained with the same settings."), *notes] if keys else notes
     return [Table("settings", ("setting", *names), rows), *notes]
 
 
 def _curves(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Block]:
-    figure, axes = style.new_figure(2, 2)
     panels = (
         ("train_loss", "Training loss", "binary cross-entropy, nats"),
         ("val_loss", "Validation loss", "binary cross-entropy, nats"),
         ("val_accuracy", "Validation accuracy", "share of patches"),
         ("val_auc", "Validation AUC", "area under the ROC curve"),
     )
-    blocks: list[Block] = []
-    shown = [
-        (run, name, colour)
+    curves = [
+        (run.metrics, name, colour)
         for run, name, colour in zip(runs, names, style.RUN_COLOURS, strict=False)
         if len(run.metrics)
     ]
-    blocks += [
+    notes = [
         Note(f"{name}: no epoch has ended.") for run, name in zip(runs, names, strict=True) if not len(run.metrics)
     ]
-    if shown:
-        longest = max(shown, key=lambda item: len(item[0].metrics))[0].metrics
-        for ax, (column, title, unit) in zip(axes, panels, strict=True):
-            charts.draw_runs(
-                ax,
-                [(run.metrics, name, colour) for run, name, colour in shown],
-                column,
-                title=title,
-                unit=unit,
-                epochs=longest["epoch"],
-            )
-        blocks.insert(0, Picture("curves", figure))
-    return [*blocks, *_rocs(runs, names)]
+    pictures = []
+    for column, title, unit in panels if curves else ():
+        figure, (ax,) = style.new_figure()
+        longest = max((metrics for metrics, _, _ in curves), key=len)
+        charts.draw_runs(ax, curves, column, title=title, unit=unit, epochs=longest["epoch"])
+        pictures.append(Picture(column, figure))
+    return [*([Pictures(pictures)] if pictures else []), *notes, *_rocs(runs, names)]
 
 
 def _rocs(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Block]:
@@ -240,14 +237,13 @@ def _rocs(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Block]:
     if len({frozenset(validation.ids.tolist()) for validation, _, _ in found}) == 1:
         figure, (ax,) = style.new_figure(panel=(PANEL_SQUARE[0] * 1.2, PANEL_SQUARE[1] * 1.2))
         charts.draw_roc(ax, curves)
-        return [Picture("roc", figure, f"All on the same {len(found[0][0]):,} validation patches.")]
-    columns = min(3, len(found))
-    figure, axes = style.new_figure(columns, -(-len(found) // columns), panel=PANEL_SQUARE)
-    for ax in axes[len(found) :]:
-        style.hide_axes(ax)
-    for ax, (name, curve) in zip(axes, curves.items(), strict=False):
+        return [Picture("roc", figure, f"All on the same {count_of(len(found[0][0]), 'validation patch')}.")]
+    pictures = []
+    for at, (name, curve) in enumerate(curves.items(), 1):
+        figure, (ax,) = style.new_figure(panel=PANEL_SQUARE)
         charts.draw_roc(ax, {name: curve})
-    return [Picture("roc", figure, "Each on validation patches of its own: not to be compared with each other.")]
+        pictures.append(Picture(f"roc_{at}", figure))
+    return [Pictures(pictures, "Each on validation patches of its own: not to be compared with each other.")]
 
 
 def _throughput(runs: Sequence[RunFiles], names: Sequence[str], facts: dict[str, Any]) -> list[Block]:
@@ -258,21 +254,13 @@ def _throughput(runs: Sequence[RunFiles], names: Sequence[str], facts: dict[str,
         settled = run.metrics.iloc[1:] if len(run.metrics) > 1 else run.metrics
         rate, wait = float(settled["images_per_s"].median()), float(settled["data_wait"].mean())
         facts.setdefault("images_per_s", {})[name] = rate
-        rows.append(
-            (
-                name,
-                f"{rate:,.0f}",
-                share(wait),
-                f"{run.metrics['seconds'].sum():,.0f}",
-                run.device or "–",
-            )
-        )
+        rows.append((name, rate, wait, float(run.metrics["seconds"].sum()), run.device or None))
     if not rows:
         return [Note("No epoch has ended: nothing was measured.")]
     return [
         Table(
             "throughput",
-            ("run", "images/s", "data wait", "training time, s", "device"),
+            ("run", Column("images/s", whole), Column("data wait", share), Column("training time, s", whole), "device"),
             rows,
             "images/s: the median epoch. Data wait: mean share of the time spent waiting for data. Both leave out the"
             " first epoch, which warms up. Training time: the sum of all epochs, validation included.",

@@ -14,7 +14,7 @@ from report.duplicates import (
     exact_groups,
     near_duplicates,
 )
-from report.page import Block, Gallery, Note, Section, Table, Text
+from report.page import Block, Gallery, Note, Section, Table, Text, count_of
 from report.split_data import SplitData
 
 _SHOWN = 8
@@ -104,24 +104,23 @@ def section(found: Duplicates) -> Section:
     """Counts, tables and pictures."""
     groups, contradicting, near, every = found.groups, found.contradicting, found.near, found.every
     counts = [
-        ["sets of equal patches", f"{len(groups):,}"],
-        ["patches in them", f"{sum(len(group) for group in groups):,}"],
-        ["sets on both sides of train and test", f"{found.crossing_groups:,}"],
-        ["sets with contradicting labels", f"{len(contradicting):,}"],
-        ["pairs of near-duplicates", f"{len(near.pairs):,}"],
-        ["pairs on both sides of train and test", f"{found.crossing_pairs:,}"],
+        ("sets of equal patches", len(groups)),
+        ("patches in them", sum(len(group) for group in groups)),
+        ("of the sets, those with patches in both train and test", found.crossing_groups),
+        ("of the sets, those with contradicting labels", len(contradicting)),
+        ("pairs of near-duplicates", len(near.pairs)),
+        ("of the pairs, those with one in train and one in test", found.crossing_pairs),
     ]
     blocks: list[Block] = [
         Text(
-            "Exact duplicates have the same pixels. Near-duplicates look alike: their 64-bit perceptual"
-            " hashes differ"
-            f" in at most {MAX_DISTANCE} bits and their colours agree; blank patches are left out, since"
-            " all look alike."
-            " A patch on both sides of a split flatters the score."
+            "Exact duplicates have the same pixels. Near-duplicates look alike: their 64-bit perceptual hashes differ"
+            " in"
+            f" at most {MAX_DISTANCE} bits, and their colours agree. Blank patches are left out: they all look alike."
+            " A patch that is both trained on and tested on flatters the score."
         ),
     ]
     if groups or len(near.pairs):
-        blocks.append(Table("duplicates", ("", "number"), counts))
+        blocks.append(Table("duplicates", ("what", "number"), counts))
     else:
         blocks.append(Text("None found: no two patches are equal, and no two nearly so."))
     if not near.complete:
@@ -151,13 +150,15 @@ def section(found: Duplicates) -> Section:
             ]
             for (a, b), bits in zip(near.pairs.tolist(), near.distance, strict=True)
         ]
-        header = ("id", "split", "label", "looks like", "split", "label", "bits apart")
+        header = ("id", "split", "label", "looks like", "its split", "its label", "bits apart")
         blocks.append(
             Table(
                 "near_duplicates",
                 header,
                 rows,
-                f"The first of {len(rows):,} pairs; all are in tables/near_duplicates.csv.",
+                f"The first of {count_of(len(rows), 'pair')}; all are in tables/near_duplicates.csv."
+                if len(rows) > _SHOWN
+                else "",
                 shown=_SHOWN,
             )
         )
@@ -168,7 +169,7 @@ def section(found: Duplicates) -> Section:
 
 def _table_of_groups(groups: list[np.ndarray], every: Everything) -> Table:
     rows = [
-        [number, every.ids[row], every.split_name(row), every.label(row)]
+        (number, every.ids[row], every.split_name(row), every.label(row))
         for number, group in enumerate(groups, 1)
         for row in group
     ]
@@ -176,11 +177,12 @@ def _table_of_groups(groups: list[np.ndarray], every: Everything) -> Table:
         "exact_duplicates_all",
         ("set", "id", "split", "label"),
         rows,
-        "The first; all are in tables/exact_duplicates_all.csv.",
+        "The first; all are in tables/exact_duplicates_all.csv." if len(rows) > _SHOWN else "Equal patches.",
         shown=_SHOWN,
     )
 
 
 def _gallery(name: str, rows: Sequence[int], every: Everything, caption: str) -> Gallery:
     captions = [every.split_name(row) + (f", label {every.label(row)}" if every.label(row) else "") for row in rows]
-    return Gallery(name, every.pixels(rows), every.ids[list(rows)].tolist(), captions, caption)
+    values = {"split": [every.split_name(row) for row in rows], "label": [every.label(row) for row in rows]}
+    return Gallery(name, every.pixels(rows), every.ids[list(rows)].tolist(), captions, caption, values=values)

@@ -8,7 +8,21 @@ import numpy as np
 
 from pipeline.dataset import Dataset
 from report import charts, explore_duplicates, explore_sections, explore_stains, style
-from report.page import Block, Gallery, Note, Page, Picture, Points, Section, Table, Text, share
+from report.page import (
+    Block,
+    Column,
+    Gallery,
+    Note,
+    Page,
+    Picture,
+    Points,
+    Section,
+    Table,
+    Text,
+    count_of,
+    share,
+    whole,
+)
 from report.patch_stats import sha1_hex
 from report.split_data import SplitData
 
@@ -32,7 +46,7 @@ def explore_page(dataset: Dataset, splits: Sequence[SplitData], notes: Sequence[
     total = sum(len(split.table) for split in splits)
     return Page(
         title="Data exploration",
-        subtitle=f"{dataset.root} · {total:,} patches, every one of them measured · {seconds:,.0f} s",
+        subtitle=f"{dataset.root} · {count_of(total, 'patch')}, every one measured · {seconds:,.0f} s",
         sections=[section for section in sections if section.blocks],
         synthetic=dataset.synthetic,
         facts=facts(splits)
@@ -49,8 +63,7 @@ def facts(splits: Sequence[SplitData]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for split in splits:
         table, stats = split.table, split.stats
-        channel = stats.histogram.sum(axis=0) @ np.arange(256) / stats.histogram.sum(axis=(0, 2)) / 255
-        square = stats.histogram.sum(axis=0) @ np.arange(256) ** 2 / stats.histogram.sum(axis=(0, 2)) / 255**2
+        mean, std = explore_sections.moments(stats.histogram.sum(axis=0))
         kinds = {name: len(rows) for name, rows in explore_sections.odd_patches(stats).items()}
         found[table.split] = {
             "patches": len(table),
@@ -58,8 +71,8 @@ def facts(splits: Sequence[SplitData]) -> dict[str, Any]:
             "width": split.source.width,
             "layouts": split.layouts,
             "positive": None if table.labels is None else int(table.labels.sum()),
-            "channel_mean": channel,
-            "channel_std": np.sqrt(square - channel**2),
+            "channel_mean": mean,
+            "channel_std": std,
             "odd": kinds,
             "ids_are_sha1": ids_matching(table.ids, stats.sha1),
         }
@@ -86,10 +99,11 @@ def _overview(splits: Sequence[SplitData], notes: Sequence[str]) -> Section:
         rows.append(
             [
                 table.split,
-                f"{len(table):,}",
-                f"{int(table.labels.sum()):,}" if labelled else "–",
-                share(table.positive_share),
-                f"{split.source.width} × {split.source.height}",
+                len(table),
+                int(table.labels.sum()) if labelled else None,
+                table.positive_share,
+                split.source.width,
+                split.source.height,
                 split.layouts,
             ]
         )
@@ -98,16 +112,21 @@ def _overview(splits: Sequence[SplitData], notes: Sequence[str]) -> Section:
             points.append(f"{table.split}: every id is the SHA-1 of its pixels, so no patch is damaged.")
         elif matching > len(table) / 2:
             points.append(
-                f"{table.split}: {len(table) - matching:,} ids are not the SHA-1 of their pixels, though"
-                " most are:"
-                " these patches may be damaged. Download them again."
+                f"{table.split}: {count_of(len(table) - matching, 'id')} of {len(table):,} do not match the SHA-1 of"
+                " their pixels, and the others do: these patches may be damaged. Download them again."
             )
         else:
-            points.append(f"{table.split}: the ids are no SHA-1 checksums of the pixels, so they cannot prove them.")
+            points.append(
+                f"{table.split}: the ids are no SHA-1 checksums of the pixels, so damage cannot be ruled out."
+            )
         if table.unlisted:
-            points.append(f"{table.split}: {table.unlisted:,} image files that no table names were left out.")
+            points.append(f"{table.split}: {count_of(table.unlisted, 'image file')} that no table names: left out.")
     blocks: list[Block] = [
-        Table("overview", ("split", "patches", "positive", "share", "pixels", "files"), rows),
+        Table(
+            "overview",
+            ("split", "patches", Column("positive", whole), Column("share", share), "width", "height", "files"),
+            rows,
+        ),
         Points(points),
     ]
     labelled = [split for split in splits if split.table.labels is not None]
@@ -131,7 +150,7 @@ def _overview(splits: Sequence[SplitData], notes: Sequence[str]) -> Section:
             )
         )
     else:
-        blocks.append(Note("No labels: what is split by class elsewhere is shown for all patches here."))
+        blocks.append(Note("No labels: charts show all patches together instead of each class."))
     if len(splits) == 1:
         blocks.append(Note(f"Only {splits[0].table.split} is there: train and test cannot be compared."))
     blocks += [Note(note) for note in notes]
@@ -150,5 +169,6 @@ def _samples(splits: Sequence[SplitData]) -> Section:
                 ids = split.table.ids[chosen].tolist()
                 title = f"{split.table.split}, {name}" if split.table.labels is not None else split.table.split
                 key = f"samples_{split.table.split}" + (f"_{name}" if split.table.labels is not None else "")
-                blocks.append(Gallery(key, split.pixels(chosen), ids, [""] * len(ids), title))
+                values = explore_sections.labels_of(split, chosen)
+                blocks.append(Gallery(key, split.pixels(chosen), ids, [""] * len(ids), title, values=values))
     return Section("Sample patches", blocks)

@@ -3,11 +3,24 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
 
 from report import charts, style
-from report.page import Block, Gallery, Picture, Section, Table, Text, centre_of, number, share
+from report.page import (
+    Block,
+    Code,
+    Column,
+    Gallery,
+    Picture,
+    Pictures,
+    Section,
+    Table,
+    Text,
+    centre_of,
+    number,
+    share,
+    whole,
+)
 from report.patch_stats import PatchStats
 from report.slides import UNKNOWN
 from report.split_data import SplitData
@@ -50,67 +63,72 @@ def odd_patches(stats: PatchStats) -> dict[str, np.ndarray]:
 
 
 def intensities(splits: Sequence[SplitData]) -> Section:
-    """Distributions of pixel values by channel and class."""
-    figure, axes = style.new_figure(3, panel=(3.6, 3.2), sharey=True)
+    """Distributions of pixel values by channel and class, and what Normalize needs."""
     edges = np.arange(0, 257, 4)
-    for channel, ax in enumerate(axes):
+    pictures = []
+    for channel, title in enumerate(("Red", "Green", "Blue")):
+        figure, (ax,) = style.new_figure(panel=(3.35, 2.9))
         for split in splits:
             for group, (name, colour, _) in enumerate(split.groups()):
                 counts = split.stats.histogram[group, channel].reshape(-1, 4).sum(axis=1)
                 charts.draw_counts(ax, counts, edges, name=name, colour=colour)
-        charts.finish_histogram(
-            ax,
-            title=("Red", "Green", "Blue")[channel],
-            xlabel="pixel value, 0 to 255",
-            ylabel="share of pixels" if channel == 0 else "",
-        )
+        charts.finish_histogram(ax, title=title, xlabel="pixel value, 0 to 255", ylabel="share of pixels")
+        pictures.append(Picture(f"intensities_{title.lower()}", figure))
     rows = []
     for split in splits:
-        for group, (name, _, _) in enumerate(split.groups()):
-            counts = split.stats.histogram[group]
-            mean = counts @ np.arange(256) / np.maximum(counts.sum(axis=1), 1) / 255
-            square = counts @ np.arange(256) ** 2 / np.maximum(counts.sum(axis=1), 1) / 255**2
-            std = np.sqrt(np.maximum(square - mean**2, 0))
-            rows.append([split.table.split, name, *(number(v) for v in mean), *(number(v) for v in std)])
+        groups = [("all", split.stats.histogram.sum(axis=0))]
+        if split.table.labels is not None:
+            groups = [*zip(style.CLASS_NAMES, split.stats.histogram, strict=True), *groups]
+        rows += [(split.table.split, name, *np.concatenate(moments(counts))) for name, counts in groups]
     header = ("split", "class", "mean R", "mean G", "mean B", "std R", "std G", "std B")
+    first = splits[0]
+    mean, std = (", ".join(f"{v:.4f}" for v in values) for values in moments(first.stats.histogram.sum(axis=0)))
     return Section(
         "Pixel intensities",
         [
-            Picture("intensities", figure, "All pixels of all patches, by class and channel."),
-            Table("intensities", header, rows, "Of values in 0 to 1."),
+            Pictures(pictures, "All pixels of all patches, by class and channel."),
+            Table("intensities", header, rows, "Of pixel values scaled to 0 to 1."),
+            Code(
+                f"transforms.Normalize(mean=[{mean}], std=[{std}])",
+                f"Mean and standard deviation of all {first.table.split} patches, for torchvision",
+            ),
         ],
     )
 
 
+def moments(histogram: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Counts [3, 256] of pixel values by channel -> mean [3] and standard deviation [3] of the values in 0 to 1."""
+    values, pixels = np.arange(256), np.maximum(histogram.sum(axis=1), 1)
+    mean = histogram @ values / pixels / 255
+    return mean, np.sqrt(np.maximum(histogram @ values**2 / pixels / 255**2 - mean**2, 0))
+
+
 def mean_images(splits: Sequence[SplitData]) -> Section:
     """The mean patch of each class, and their difference."""
-    pictures = [
+    shown = [
         (f"{split.table.split}, {name}" if split.table.labels is not None else split.table.split, mean)
         for split in splits
         for (name, _, rows), mean in zip(split.groups(), split.stats.mean_images, strict=True)
         if len(rows)
     ]
+    names = [name for name, _ in shown]
+    means = [np.rint(mean).astype(np.uint8) for _, mean in shown]
+    blocks: list[Block] = [Gallery("mean_images", means, names, [""] * len(names), "The mean patch of each class.")]
     labelled = [split for split in splits if split.table.labels is not None and split.stats.group_sizes.all()]
-    figure, axes = style.new_figure(len(pictures) + bool(labelled), panel=(2.7, 2.9))
-    for ax, (title, mean) in zip(axes, pictures, strict=False):
-        ax.imshow(np.rint(mean).astype(np.uint8))
-        charts.title_picture(ax, title)
     if labelled:
-        negative, positive = labelled[0].stats.mean_images
-        overall, difference = local_difference(negative, positive)
-        limit = max(float(np.abs(difference).max()), 1e-9)
-        shown = axes[-1].imshow(difference, cmap="PuOr", vmin=-limit, vmax=limit)
-        charts.title_picture(axes[-1], "positive - negative")
-        figure.colorbar(shown, ax=axes[-1], shrink=0.7, label="levels of 255")
-    if not labelled:
-        return Section("Mean images", [Picture("mean_images", figure, "The mean patch.")])
-    caption = (
-        f"The mean patch of each class. Positive patches differ by {overall:+.1f} levels of 255 overall; the last panel"
-        f" shows where they differ more or less than that, smoothed over {_SMOOTHING:g} pixels: by"
-        f" {difference[centre_of(*difference.shape)].mean():+.1f} in the central square. A spot there would be the"
-        " label's rule at work; blobs all over are chance."
-    )
-    return Section("Mean images", [Picture("mean_images", figure, caption)])
+        overall, difference = local_difference(*labelled[0].stats.mean_images)
+        figure, (ax,) = style.new_figure(panel=(4.2, 3.3))
+        charts.draw_difference(figure, ax, difference)
+        in_centre = difference[centre_of(*difference.shape)].mean()
+        caption = (
+            f"Positive patches are {abs(overall):.1f} levels of 255 {'brighter' if overall > 0 else 'darker'} overall."
+            f" Shown is what remains without that, smoothed over {_SMOOTHING:g} pixels: orange where positive patches"
+            " are"
+            f" the brighter ones, blue where negative ones are. In the central square: {in_centre:+.1f}. A spot in the"
+            " centre would come from the rule of the label, which looks there alone; blobs all over are chance."
+        )
+        blocks.append(Picture("mean_difference", figure, caption))
+    return Section("Mean images", blocks)
 
 
 def local_difference(negative: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray]:
@@ -126,40 +144,37 @@ def features(splits: Sequence[SplitData]) -> Section:
     by_class = [split for split in splits if split.table.labels is not None]
     if by_class:
         series = {name: (rows, colour, by_class[0]) for name, colour, rows in by_class[0].groups()}
-        blocks.append(Picture("features_by_class", _feature_figure(series), "One value a patch, by class." + _STAINS))
+        blocks.append(_feature_charts("by_class", series, "One value a patch, by class." + _STAINS))
     if len(splits) == 2:
         colours = (style.TRAINING, style.TEST)
         series = {s.table.split: (np.arange(len(s.table)), c, s) for s, c in zip(splits, colours, strict=True)}
-        blocks.append(
-            Picture("features_train_test", _feature_figure(series), "One value a patch, train and test." + _STAINS)
-        )
+        blocks.append(_feature_charts("train_test", series, "One value a patch, train and test." + _STAINS))
         rows, notable = [], []
         for name, (title, _) in FEATURES.items():
             train, test = (feature(split, name) for split in splits)
             distance = ks_distance(train, test)
-            rows.append([title, number(train.mean(), 3), number(test.mean(), 3), number(distance, 3)])
+            rows.append((title, train.mean(), test.mean(), distance))
             if distance >= NOTABLE_DRIFT:
                 notable.append(title.lower())
         blocks.append(
             Table(
                 "drift",
-                ("", "train mean", "test mean", "distance"),
+                ("feature", *(Column(name, _three) for name in ("train mean", "test mean", "distance"))),
                 rows,
                 "Distance: Kolmogorov-Smirnov, 0 (equal) to 1 (no overlap).",
             )
         )
         blocks.append(
             Text(
-                f"Test differs from train in {', '.join(notable)} (distance of at least {NOTABLE_DRIFT}):"
-                " expect a lower"
-                " score there than in validation, and consider --augment standard or heavy."
+                f"Test differs from train in {', '.join(notable)} (distance of at least {NOTABLE_DRIFT}): expect a"
+                " lower score there than in validation, and consider --augment standard or heavy."
                 if notable
                 else f"No distance reaches {NOTABLE_DRIFT}: test looks like train in these respects."
             )
         )
     elif not by_class:
         series = {splits[0].table.split: (np.arange(len(splits[0].table)), style.TEST, splits[0])}
-        blocks.append(Picture("features", _feature_figure(series), "One value a patch." + _STAINS))
+        blocks.append(_feature_charts("all", series, "One value a patch." + _STAINS))
     return Section("Colour and stain", blocks)
 
 
@@ -168,9 +183,9 @@ def feature(split: SplitData, name: str) -> np.ndarray:
     return getattr(split.stats, name)
 
 
-def _feature_figure(series: dict[str, tuple[np.ndarray, str, SplitData]]) -> Figure:
-    figure, axes = style.new_figure(2, 2, panel=(4.6, 2.8))
-    for ax, (name_of_feature, (title, unit)) in zip(axes, FEATURES.items(), strict=True):
+def _feature_charts(kind: str, series: dict[str, tuple[np.ndarray, str, SplitData]], caption: str) -> Pictures:
+    pictures = []
+    for name_of_feature, (title, unit) in FEATURES.items():
         values = {
             name: (feature(split, name_of_feature)[rows], colour) for name, (rows, colour, split) in series.items()
         }
@@ -179,8 +194,14 @@ def _feature_figure(series: dict[str, tuple[np.ndarray, str, SplitData]]) -> Fig
         # By the smallest sample (Rice's rule): with more bins than that one can fill, noise looks like a difference.
         count = int(np.clip(2 * min(len(found) for found, _ in values.values()) ** (1 / 3), 8, MOST_BINS))
         bins = np.linspace(low, max(high, low + 1e-6), count + 1)
+        figure, (ax,) = style.new_figure(panel=(4.4, 2.8))
         charts.draw_class_histograms(ax, values, bins=bins, title=title, xlabel=unit)
-    return figure
+        pictures.append(Picture(f"{name_of_feature}_{kind}", figure))
+    return Pictures(pictures, caption)
+
+
+def _three(value: float) -> str:
+    return number(value, 3)
 
 
 def ks_distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -196,16 +217,8 @@ def odd(splits: Sequence[SplitData]) -> Section:
     for split in splits:
         kinds = odd_patches(split.stats)
         for kind, found in kinds.items():
-            positive = "" if split.table.labels is None else f"{int(split.table.labels[found].sum()):,}"
-            rows.append(
-                [
-                    split.table.split,
-                    kind,
-                    f"{len(found):,}",
-                    share(len(found) / len(split.table), 2),
-                    positive,
-                ]
-            )
+            positive = None if split.table.labels is None else int(split.table.labels[found].sum())
+            rows.append((split.table.split, kind, len(found), len(found) / len(split.table), positive))
         shown = np.concatenate([examples(found, split.table.labels) for found in kinds.values()]).astype(int)
         if len(shown):
             names = {int(row): kind for kind, found in kinds.items() for row in found}
@@ -218,13 +231,15 @@ def odd(splits: Sequence[SplitData]) -> Section:
                     captions,
                     f"{split.table.split}: some of them",
                     centre_square=False,
+                    values={"kind": [names[int(row)] for row in shown], **labels_of(split, shown)},
                 )
             )
     text = Text(
         f"Constant patches, and those whose standard deviation is below {NEAR_CONSTANT} of the full range;"
         f" black and white: with a mean below {BLACK_MEAN} or above {WHITE_MEAN}."
     )
-    table = Table("odd_patches", ("split", "kind", "patches", "share", "positive"), rows)
+    columns = ("split", "kind", "patches", Column("share", lambda value: share(value, 2)), Column("positive", whole))
+    table = Table("odd_patches", columns, rows)
     return Section("Blank patches", [text, table, *blocks])
 
 
@@ -237,6 +252,11 @@ def examples(found: np.ndarray, labels: np.ndarray | None, count: int = _SHOWN /
     return np.concatenate([positive[:of_positive], negative])[:count]
 
 
+def labels_of(split: SplitData, rows: Sequence[int] | np.ndarray) -> dict[str, list[int]]:
+    """{"label": those of these rows}, for a gallery's file; {} without labels."""
+    return {} if split.table.labels is None else {"label": split.table.labels[rows].tolist()}
+
+
 def _label(split: SplitData, row: int) -> str:
     return "" if split.table.labels is None else f", label {split.table.labels[row]}"
 
@@ -246,35 +266,34 @@ def slides(splits: Sequence[SplitData]) -> Section:
     blocks: list[Block] = []
     for split in (split for split in splits if split.slides is not None):
         labels, colour = split.table.labels, split.stats.colour
-        rows, shares, means = [], [], []
+        rows = []
         for slide in np.unique(split.slides[split.slides != UNKNOWN]):
             of_slide = split.slides == slide
             positive = float(labels[of_slide].mean()) if labels is not None else float("nan")
-            mean = colour[of_slide].mean(axis=0)
-            rows.append([slide, f"{int(of_slide.sum()):,}", share(positive), *(number(v, 3) for v in mean)])
-            shares.append(positive)
-            means.append(mean)
-        figure, (left, right) = style.new_figure(2)
-        charts.draw_slides(
-            left,
-            right,
-            np.array([int(r[1].replace(",", "")) for r in rows]),
-            np.array(shares),
-            np.array(means),
-        )
-        rows.sort(key=lambda row: -int(row[1].replace(",", "")))
+            rows.append((slide, int(of_slide.sum()), positive, *colour[of_slide].mean(axis=0).astype(float)))
+        counts, positive = np.array([row[1] for row in rows]), np.array([row[2] for row in rows])
+        first, (ax,) = style.new_figure()
+        if labels is not None:
+            charts.draw_prevalences(ax, counts, positive)
+        else:
+            charts.draw_slide_sizes(ax, counts)
+        second, (ax,) = style.new_figure()
+        charts.draw_slide_colours(ax, np.array([row[3:] for row in rows]))
+        rows.sort(key=lambda row: -row[1])
         more = f" The {_SHOWN_SLIDES} largest of {len(rows)}; all are in tables/." if len(rows) > _SHOWN_SLIDES else ""
+        name = split.table.split
         blocks += [
-            Picture(
-                f"slides_{split.table.split}",
-                figure,
-                "Each dot is a slide, in its own mean colour on the right.",
+            Pictures(
+                [
+                    Picture(f"slide_sizes_{name}", first, "Each dot is a slide." if labels is not None else ""),
+                    Picture(f"slide_colours_{name}", second, "Each dot is a slide, in its own mean colour."),
+                ]
             ),
             Table(
-                f"slides_{split.table.split}",
-                ("slide", "patches", "positive", "R", "G", "B"),
+                f"slides_{name}",
+                ("slide", "patches", Column("positive", share), *(Column(c, _three) for c in "RGB")),
                 rows,
-                f"{split.table.split}: patches, prevalence and mean colour of each slide.{more}",
+                f"{name}: patches, prevalence and mean colour of each slide.{more}",
                 shown=_SHOWN_SLIDES,
             ),
         ]

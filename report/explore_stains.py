@@ -3,7 +3,7 @@
 import numpy as np
 
 from report.explore_duplicates import Duplicates
-from report.page import Block, Gallery, Section, Table, Text, number, share
+from report.page import Block, Column, Gallery, Section, Table, Text, number, share
 from report.split_data import SplitData
 from report.stain_groups import stain_groups
 
@@ -19,9 +19,7 @@ def section(split: SplitData, duplicates: Duplicates) -> Section:
     for name in np.unique(groups):
         of_group = np.flatnonzero(groups == name)
         colour = split.stats.colour[of_group].mean(axis=0)
-        rows.append(
-            [name, f"{len(of_group):,}", share(float(labels[of_group].mean())), *(number(v, 3) for v in colour)]
-        )
+        rows.append((name, len(of_group), float(labels[of_group].mean()), *colour.astype(float)))
         shown += np.sort(rng.choice(of_group, min(_SHOWN_GROUP, len(of_group)), replace=False)).tolist()
     blocks: list[Block] = [
         Text(
@@ -29,9 +27,23 @@ def section(split: SplitData, duplicates: Duplicates) -> Section:
             " thing to slides that were not trained on: train.py --groups tables/stain_groups.csv --folds 4 --fold 0."
             " They are a proxy: a group holds many slides, and patches of one slide can fall into two."
         ),
-        Table("stain_group_sizes", ("group", "patches", "positive", "R", "G", "B"), rows),
+        Table(
+            "stain_group_sizes",
+            (
+                "group",
+                "patches",
+                Column("positive", share),
+                *(Column(c, lambda value: number(value, 3)) for c in "RGB"),
+            ),
+            rows,
+        ),
         Gallery(
-            "stain_group_samples", split.pixels(shown), ids[shown].tolist(), groups[shown].tolist(), "Some of each."
+            "stain_group_samples",
+            split.pixels(shown),
+            ids[shown].tolist(),
+            groups[shown].tolist(),
+            "Some of each.",
+            values={"group": groups[shown].tolist()},
         ),
         Table(
             "stain_groups",

@@ -15,6 +15,8 @@ from pipeline.settings import Normalisation
 from report.page import centre_of
 
 _BATCH = 64
+_CAM_BATCH = 32
+"""With gradients: a feature map is kept for each layer."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,12 @@ def _is_map(features: torch.Tensor, x: torch.Tensor) -> bool:
         return False
     (h, w), (height, width) = features.shape[2:], x.shape[2:]
     return abs(h * width - w * height) <= max(height, width)
+
+
+def grad_cam_in_parts(network: Network, patches_u8: np.ndarray) -> np.ndarray:
+    """``grad_cam`` of any number of patches, in batches that fit."""
+    parts = range(0, len(patches_u8), _CAM_BATCH)
+    return np.concatenate([grad_cam(network, patches_u8[at : at + _CAM_BATCH]) for at in parts])
 
 
 def centre_energy(cams: np.ndarray) -> np.ndarray:

@@ -1,28 +1,16 @@
-"""Pages that open anywhere: one self-contained HTML file, and its pictures, tables and figures as files."""
+"""What a page is made of: blocks, sections, and how numbers are shown. ``report.write`` makes files of it."""
 
-import base64
-import io
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
-import matplotlib.image
 import numpy as np
-from matplotlib.figure import Figure
 
-from pipeline.errors import UserError
-from pipeline.files import write_csv, write_json, write_text, write_whole
-from report import style
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-NOT_MEDICAL = "Not a medical device: not for diagnosis, and not checked for any clinical use."
 SYNTHETIC_NOTE = "SYNTHETIC: made from generated data. Nothing here says anything about real tissue."
-# A cell that is a number, a range of two or nothing; a column of any other reads better aligned to the left.
-_NUMBER = re.compile(r"[-+–]?([\d.,:]+ ?(%|s|min|h)?)?( to [-+]?[\d.,]+)?")
-_SQUARE_COLOUR = (255, 221, 0)
 
 
 @dataclass(frozen=True)
@@ -59,22 +47,87 @@ class Points:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A plot; also written as plots/<name>.png."""
+class Code:
+    """Text to copy: a command, a line of Python."""
+
+    text: str
+    caption: str = ""
+    kind: str = "code"
+
+
+@dataclass(frozen=True)
+class Link:
+    """A sentence that leads to a section of its page, or to a page beside it."""
+
+    text: str
+    target: str
+    """Title of a section, or the name of a file in the page's folder."""
+    more: str = ""
+    """Words of the link itself; the target's title if empty."""
+    kind: str = "link"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One figure of a page's head."""
 
     name: str
-    figure: Figure
+    value: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a reader asks first: a few figures, and sentences with links."""
+
+    tiles: Sequence[Tile]
+    findings: Sequence[Link] = ()
+    kind: str = "head"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A chart with one panel; also written as plots/<name>.svg."""
+
+    name: str
+    figure: "Figure"
     caption: str = ""
     kind: str = "picture"
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows of text; also written as tables/<name>.csv."""
+class Pictures:
+    """Charts side by side, one below the other where the window is narrow."""
+
+    pictures: Sequence[Picture]
+    caption: str = ""
+    kind: str = "pictures"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table whose values the page shows in a form of its own."""
 
     name: str
-    header: Sequence[str]
+    show: Callable[[Any], str]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value that the page shows in a form of its own."""
+
+    value: Any
+    text: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of values; also written as tables/<name>.csv, numbers as numbers."""
+
+    name: str
+    header: Sequence[str | Column]
     rows: Sequence[Sequence[Any]]
+    """Values as measured; NaN and None where there is none."""
     caption: str = ""
     shown: int | None = None
     """Rows on the page; the file always has all."""
@@ -82,23 +135,33 @@ class Table:
     """Whether the page shows it only when its caption is clicked."""
     kind: str = "table"
 
+    @property
+    def columns(self) -> list[Column]:
+        """Every column with the way it is shown."""
+        return [Column(column, plainly) if isinstance(column, str) else column for column in self.header]
+
 
 @dataclass(frozen=True)
 class Gallery:
-    """Patches side by side; their ids and captions also go to tables/<name>.csv."""
+    """Patches side by side; their ids and values also go to tables/<name>.csv."""
 
     name: str
     patches_u8: Sequence[np.ndarray]
     """Each [H, W, 3] uint8."""
     ids: Sequence[str]
     captions: Sequence[str]
+    """What the page says under each patch."""
     caption: str = ""
     centre_square: bool = True
     """Whether to draw the central square, which decides the label."""
+    values: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """{column: one value a patch} of the file."""
+    maps: Sequence[np.ndarray] = ()
+    """Grad-CAM [H, W] of each patch, shown over a second picture of it; or none."""
     kind: str = "gallery"
 
 
-Block = Text | Note | Verdict | Points | Picture | Table | Gallery
+Block = Text | Note | Verdict | Points | Code | Link | Head | Picture | Pictures | Table | Gallery
 
 
 @dataclass(frozen=True)
@@ -121,6 +184,8 @@ class Page:
     """What was measured, for whoever goes on from there: the JSON file beside the page."""
     synthetic_note: str = SYNTHETIC_NOTE
     """What the stamp says."""
+    head: Sequence[Block] = ()
+    """What stands above the list of sections."""
 
 
 def warnings_of(page: Page) -> list[str]:
@@ -133,88 +198,6 @@ def warnings_of(page: Page) -> list[str]:
     ]
 
 
-def write_page(page: Page, folder: Path, stem: str) -> list[Path]:
-    """Write ``<stem>.html``, ``<stem>.json``, ``plots/*.png`` and ``tables/*.csv`` into ``folder``.
-
-    Each file is written whole or not at all, the page last.
-
-    Returns:
-        The files.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    written: list[Path] = []
-    views = []
-    for section in page.sections:
-        blocks = []
-        for block in section.blocks:
-            view = _view(block, page.synthetic)
-            blocks.append(view)
-            if isinstance(block, Picture):
-                written.append(_place(folder, "plots", f"{block.name}.png"))
-                write_whole(written[-1], lambda file, view=view: file.write(view["png"]))
-            elif isinstance(block, Table):
-                written.append(_place(folder, "tables", f"{block.name}.csv"))
-                write_csv(written[-1], block.header, block.rows)
-            elif isinstance(block, Gallery):
-                written.append(_place(folder, "tables", f"{block.name}.csv"))
-                write_csv(written[-1], ("id", "caption"), zip(block.ids, block.captions, strict=True))
-        views.append({"title": section.title, "blocks": blocks})
-    written.append(_place(folder, "", f"{stem}.json"))
-    stamp = {"synthetic": page.synthetic, **({"note": page.synthetic_note} if page.synthetic else {})}
-    write_json(written[-1], plain({**stamp, **page.facts}))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template("page.html").render(
-        title=page.title,
-        subtitle=page.subtitle,
-        sections=views,
-        synthetic=page.synthetic,
-        synthetic_note=page.synthetic_note,
-        not_medical=NOT_MEDICAL,
-    )
-    written.append(_place(folder, "", f"{stem}.html"))
-    # A name from a file system can hold what UTF-8 cannot (a lone surrogate): shown as "?".
-    write_text(written[-1], html.encode("utf-8", "replace").decode())
-    return written
-
-
-def plain(value: Any) -> Any:
-    """Values of NumPy and pandas -> what JSON has; what is no finite number becomes null."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return plain(value.tolist())
-    if isinstance(value, Path):
-        return str(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def patch_png(patch_u8: np.ndarray, *, centre_square: bool, enlarge: int = 2) -> bytes:
-    """A patch [H, W, 3] uint8 as a PNG file's bytes, ``enlarge`` times as large, the central third
-    outlined.
-    """
-    shown = np.repeat(np.repeat(patch_u8, enlarge, axis=0), enlarge, axis=1)
-    if centre_square:
-        rows, columns = (slice(enlarge * s.start, enlarge * s.stop) for s in centre_of(*patch_u8.shape[:2]))
-        outlined = shown.copy()
-        outlined[rows, columns] = _SQUARE_COLOUR
-        inner = (slice(rows.start + 2, rows.stop - 2), slice(columns.start + 2, columns.stop - 2))
-        outlined[inner] = shown[inner]
-        shown = outlined
-    buffer = io.BytesIO()
-    matplotlib.image.imsave(buffer, shown, format="png", metadata={"Software": ""})
-    return buffer.getvalue()
-
-
 def centre_of(height: int, width: int) -> tuple[slice, slice]:
     """Rows and columns of the central square: 32 of 96 pixels, and a third of any other size.
 
@@ -225,64 +208,42 @@ def centre_of(height: int, width: int) -> tuple[slice, slice]:
     return slice(top, top + side_y), slice(left, left + side_x)
 
 
-def share(value: float, digits: int = 1) -> str:
-    """0.1234 -> 12.3 %; a dash for what is no number."""
-    return f"{value:.{digits}%}" if math.isfinite(value) else "–"
+def share(value: float | None, digits: int = 1) -> str:
+    """0.1234 -> 12.3%; a dash for what is no number."""
+    return f"{value:.{digits}%}" if is_number(value) else "–"
 
 
-def number(value: float, digits: int = 4) -> str:
+def number(value: float | None, digits: int = 4) -> str:
     """A number with ``digits`` decimals; a dash for what is no number."""
-    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
+    return f"{value:.{digits}f}" if is_number(value) else "–"
 
 
-def _view(block: Block, synthetic: bool) -> dict[str, Any]:
-    """What the template needs of a block."""
-    if isinstance(block, Picture):
-        png = style.to_png(block.figure, synthetic=synthetic)
-        width = round(block.figure.get_figwidth() * 96)
-        return {
-            "kind": "picture",
-            "png": png,
-            "uri": _uri(png),
-            "caption": block.caption,
-            "width": width,
-            "alt": block.caption or block.name,
-        }
-    if isinstance(block, Gallery):
-        items = [
-            {
-                "uri": _uri(patch_png(patch, centre_square=block.centre_square)),
-                "id": identifier,
-                "caption": caption,
-            }
-            for patch, identifier, caption in zip(block.patches_u8, block.ids, block.captions, strict=True)
-        ]
-        return {"kind": "gallery", "items": items, "caption": block.caption}
-    if isinstance(block, Table):
-        return {
-            "kind": "table",
-            "header": block.header,
-            "rows": block.rows[: block.shown],
-            "caption": block.caption,
-            "folded": block.folded,
-            "words": [
-                any(not _NUMBER.fullmatch(str(cell)) for cell in column) for column in zip(*block.rows, strict=True)
-            ]
-            or [True] * len(block.header),
-        }
-    if isinstance(block, Verdict):
-        return {"kind": block.kind, "text": block.text, "good": block.good}
-    return {"kind": block.kind, "text": getattr(block, "text", ""), "points": getattr(block, "items", ())}
+def signed(value: float | None) -> str:
+    """A change, with its sign and 4 decimals; a dash for what is no number."""
+    return f"{value:+.4f}" if is_number(value) else "–"
 
 
-def _uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def whole(value: float | None) -> str:
+    """A number without decimals, with separators; a dash for what is no number."""
+    return f"{value:,.0f}" if is_number(value) else "–"
 
 
-def _place(folder: Path, part: str, name: str) -> Path:
-    path = folder / part / name if part else folder / name
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path.parent}: cannot be made: {error.strerror or error}; choose another folder") from error
-    return path
+def plainly(value: Any) -> str:
+    """A value as a table shows it where nothing else is said."""
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, int | np.integer):
+        return f"{value:,}"
+    if value is None or isinstance(value, float | np.floating):
+        return number(value)
+    return str(value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether there is a finite number to show."""
+    return value is not None and math.isfinite(value)
+
+
+def count_of(number: int, noun: str, plural: str = "") -> str:
+    """1 patch, 2,000 patches."""
+    return f"{number:,} {noun if number == 1 else plural or noun + ('es' if noun.endswith('ch') else 's')}"

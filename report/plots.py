@@ -5,15 +5,15 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from sklearn.metrics import confusion_matrix
 
 from pipeline.errors import UserError
 from pipeline.files import write_whole
 from report import charts, style
-from report.run_files import RunFiles, read_run
+from report.run_files import RunFiles, Validation, read_run
+from report.scores import HALF, Threshold, thresholds
 
 PLOTS_DIR = "plots"
-PANEL_SQUARE = (4.4, 4.2)
+PANEL_SQUARE = (4.4, 4.3)
 """Inches of a panel whose axes are both from 0 to 1."""
 
 
@@ -49,18 +49,37 @@ def write_run_plots(run_dir: Path, out: Path | None = None) -> list[Path]:
 def basic_figures(run: RunFiles) -> Iterator[tuple[str, Figure]]:
     """(name, figure) of each plot that the run has figures for."""
     if len(run.metrics):
-        yield "loss", _epochs(run, "loss", "Loss", "binary cross-entropy, nats")
-        yield "accuracy", _epochs(run, "accuracy", "Accuracy", "share of patches")
-    validation = run.validation
-    if validation is not None:
-        if validation.both_classes:
-            figure, (ax,) = style.new_figure(panel=PANEL_SQUARE)
-            charts.draw_roc(ax, {"validation": (validation.labels, validation.probabilities, style.VALIDATION)})
-            yield "roc", figure
-        figure, (ax,) = style.new_figure(panel=PANEL_SQUARE)
-        matrix = confusion_matrix(validation.labels, validation.probabilities >= 0.5, labels=[0, 1])
-        charts.draw_confusion(ax, matrix, title="Validation, threshold 0.5")
-        yield "confusion", figure
+        yield "loss", loss_figure(run)
+        yield "accuracy", accuracy_figure(run)
+    if run.validation is not None:
+        if run.validation.both_classes:
+            yield "roc", roc_figure(run.validation)
+        yield "confusion", confusion_figure(thresholds(run.validation.labels, run.validation.probabilities)[0])
+
+
+def loss_figure(run: RunFiles) -> Figure:
+    """Training and validation loss over the epochs."""
+    return _epochs(run, "loss", "Loss", "binary cross-entropy, nats")
+
+
+def accuracy_figure(run: RunFiles) -> Figure:
+    """Training and validation accuracy over the epochs."""
+    return _epochs(run, "accuracy", "Accuracy", "share of patches")
+
+
+def roc_figure(validation: Validation) -> Figure:
+    """The ROC curve of both classes."""
+    figure, (ax,) = style.new_figure(panel=PANEL_SQUARE)
+    charts.draw_roc(ax, {"validation": (validation.labels, validation.probabilities, style.VALIDATION)})
+    return figure
+
+
+def confusion_figure(decision: Threshold) -> Figure:
+    """The confusion matrix at one threshold."""
+    figure, (ax,) = style.new_figure(panel=(3.3, 3.4))
+    named = f"p ≥ {decision.threshold:.3f}" if decision.name != HALF else "p ≥ 0.5"
+    charts.draw_confusion(ax, decision.matrix, title=named if decision.name == HALF else f"{decision.name}: {named}")
+    return figure
 
 
 def best_epoch(run: RunFiles) -> int | None:

@@ -103,6 +103,24 @@ class RunFiles:
         }
 
     @property
+    def grouped(self) -> bool:
+        """Whether no slide is on both sides of the split, as far as config.json says."""
+        return bool(self.settings.get("groups"))
+
+    @property
+    def has_results(self) -> bool:
+        """Whether an epoch has left anything that can be read."""
+        return bool(len(self.metrics)) or self.validation is not None
+
+    def require_results(self) -> None:
+        """Raise UserError where there is nothing to report."""
+        if not self.has_results:
+            raise UserError(
+                f"{self.path}: nothing to report: {'; '.join(self.missing)}. Expected metrics.csv and validation.csv,"
+                " which training writes when an epoch ends"
+            )
+
+    @property
     def device(self) -> str:
         """What it was trained on; empty without environment.json."""
         return re.sub(r"\b1 threads$", "1 thread", str(self.environment.get("device") or ""))

@@ -1,12 +1,12 @@
 """The part of a run's report that asks its network anew: mistakes, views, masks, Grad-CAM."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from models.views import TTA_VIEWS
 from pipeline.dataset import open_dataset
@@ -17,9 +17,15 @@ from pipeline.open import open_source
 from pipeline.settings import InputSettings
 from pipeline.sources import check_source_size
 from pipeline.verify import iterate_pixels
-from report import charts, style
-from report.network import Network, centre_energy, grad_cam, load_network, masked_logits, view_logits
-from report.page import Block, Gallery, Note, Picture, Section, Table, Text, centre_of, number, share
+from report.network import (
+    Network,
+    centre_energy,
+    grad_cam_in_parts,
+    load_network,
+    masked_logits,
+    view_logits,
+)
+from report.page import Block, Column, Gallery, Link, Note, Section, Table, Text, centre_of, count_of, share, signed
 from report.run_files import RunFiles, Validation
 from report.scores import Scorer, auc_difference
 
@@ -72,13 +78,35 @@ class Patches:
         return np.concatenate(parts)[back]
 
 
+@dataclass(frozen=True)
+class MistakeKind:
+    """False positives or false negatives."""
+
+    name: str
+    title: str
+    label: int
+    """What the label says."""
+    caption: str
+
+
+MISTAKE_KINDS = (
+    MistakeKind("false_positives", "False positives", 0, "False positives: labelled as no tumour in the centre."),
+    MistakeKind("false_negatives", "False negatives", 1, "False negatives: labelled as tumour in the centre."),
+)
+
+
 def sections(
-    run: RunFiles, validation: Validation, data_dir: Path | None, patches: int | None, facts: dict[str, Any]
+    run: RunFiles,
+    validation: Validation,
+    data_dir: Path | None,
+    patches: int | None,
+    facts: dict[str, Any],
+    more: Link | None = None,
 ) -> list[Section]:
     """Sections on mistakes, attribution and views; each with a line on what cannot be shown."""
     try:
         found = Patches(run, validation, data_dir)
-        listed = [Section("Most confident mistakes", _mistakes(validation, found))]
+        listed = [Section("Most confident mistakes", [*_mistakes(validation, found), *([more] if more else [])])]
     except UserError as error:
         return [
             Section(
@@ -125,21 +153,23 @@ def worst_mistakes(validation: Validation, label: int, count: int = MISTAKES) ->
     return of_class[order[confidence[order] > 0.5]]
 
 
-_KINDS = (
-    ("false_positives", 0, "False positives: no tumour in the centre, says the label."),
-    ("false_negatives", 1, "False negatives: missed tumour."),
-)
+def values_of(validation: Validation, places: np.ndarray) -> dict[str, list[Any]]:
+    """What the file of a gallery says of these patches."""
+    return {"probability": validation.probabilities[places].tolist(), "label": validation.labels[places].tolist()}
 
 
 def _mistakes(validation: Validation, found: Patches) -> list[Block]:
     blocks: list[Block] = []
-    for name, label, caption in _KINDS:
-        places = worst_mistakes(validation, label)
+    for kind in MISTAKE_KINDS:
+        places = worst_mistakes(validation, kind.label)
         if len(places):
-            captions = [f"p = {validation.probabilities[place]:.3f}, label {label}" for place in places]
-            blocks.append(Gallery(name, list(found.pixels(places)), validation.ids[places].tolist(), captions, caption))
+            captions = [f"p = {validation.probabilities[place]:.3f}, label {kind.label}" for place in places]
+            ids, values = validation.ids[places].tolist(), values_of(validation, places)
+            blocks.append(
+                Gallery(kind.name, list(found.pixels(places)), ids, captions, kind.caption, values=values)
+            )  # fmt: skip
         else:
-            blocks.append(Note(f"No patch labelled {label} is on the wrong side of 0.5."))
+            blocks.append(Note(f"No patch labelled {kind.label} is on the wrong side of 0.5."))
     return [
         *blocks,
         Text("Look at them: some of the most confident mistakes of a good network are errors of labels."),
@@ -149,15 +179,15 @@ def _mistakes(validation: Validation, found: Patches) -> list[Block]:
 def _table_of_mistakes(validation: Validation) -> list[Block]:
     return [
         Table(
-            name,
+            kind.name,
             ("id", "p", "label"),
             [
-                (validation.ids[i], f"{validation.probabilities[i]:.4f}", label)
-                for i in worst_mistakes(validation, label)
+                (validation.ids[i], float(validation.probabilities[i]), kind.label)
+                for i in worst_mistakes(validation, kind.label)
             ],
-            caption,
+            kind.caption,
         )
-        for name, label, caption in _KINDS
+        for kind in MISTAKE_KINDS
     ]
 
 
@@ -173,30 +203,34 @@ def _attribution(
 ) -> list[Block]:
     rng = np.random.default_rng(1)
     few = np.sort(rng.permutation(len(pixels))[:CAM_PATCHES])
-    cams = np.concatenate([grad_cam(network, pixels[few[at : at + 32]]) for at in range(0, len(few), 32)])
+    cams = grad_cam_in_parts(network, pixels[few])
     energy = centre_energy(cams)
     rows, columns = centre_of(*pixels.shape[1:3])
     area = (rows.stop - rows.start) * (columns.stop - columns.start) / (pixels.shape[1] * pixels.shape[2])
     shown = np.concatenate([np.flatnonzero(labels[few] == label)[: CAMS // 2] for label in (0, 1)])
     places = chosen[few[shown]]
-    ids, p = validation.ids[places].tolist(), validation.probabilities[places]
-    listed_cams = [
-        (identifier, int(labels[few[i]]), f"{probability:.3f}", share(energy[i], 0))
-        for identifier, probability, i in zip(ids, p, shown, strict=True)
-    ]
     mean_energy = float(np.nanmean(energy)) if np.isfinite(energy).any() else float("nan")
     facts["grad_cam"] = {"patches": len(few), "energy_in_centre": mean_energy, "area_of_centre": area}
+    captions = [
+        f"p = {p:.3f}, label {label}; in the centre: {share(inside, 0)}"
+        for p, label, inside in zip(
+            validation.probabilities[places], validation.labels[places], energy[shown], strict=True
+        )
+    ]
     blocks: list[Block] = [
-        Picture(
+        Gallery(
             "grad_cam",
-            cam_figure(pixels[few[shown]], cams[shown], listed_cams),
-            "Grad-CAM: each patch beside itself with what spoke for the predicted class in yellow; the square is the"
-            " centre, with its share of the yellow above it.",
+            list(pixels[few[shown]]),
+            validation.ids[places].tolist(),
+            captions,
+            "Grad-CAM: each patch beside itself under a map of what spoke for the predicted class, in yellow. The"
+            " square is the centre, with its share of the map below it.",
+            values={**values_of(validation, places), "in_the_centre": energy[shown].tolist()},
+            maps=cams[shown],
         ),
-        Table("grad_cam", ("id", "label", "p", "in the centre"), listed_cams, "Their ids, to copy", folded=True),
         Text(
-            f"On average {share(mean_energy)} of the energy lies inside the central square (over"
-            f" {len(few):,} patches), which is {share(area)} of the area."
+            f"On average, {share(mean_energy)} of the map lies inside the central square (over"
+            f" {count_of(len(few), 'patch')}), which is {share(area)} of the area."
         ),
     ]
     if len(np.unique(labels)) == 2:
@@ -222,37 +256,25 @@ def _masking(
     rows = []
     for name, found in logits.items():
         change = auc_difference(labels, _sigmoid(whole), _sigmoid(found))
-        interval = "" if found is whole else f"{change.low:+.4f} to {change.high:+.4f}"
-        rows.append((name, number(_auc(labels, found)), "" if found is whole else f"{change.value:+.4f}", interval))
+        changed = (None, None, None) if found is whole else (change.value, change.low, change.high)
+        rows.append((name, _auc(labels, found), *changed))
     return Table(
         "masking",
-        ("", "AUC", "change", "95 % interval of the change"),
+        ("shown to the network", "AUC", *(Column(name, signed) for name in ("change", "from", "to"))),
         rows,
-        f"{_which(labels, of)} What is hidden becomes the data set's mean colour. Intervals: paired bootstrap by"
-        " patch.",
+        f"{_which(labels, of)} What is hidden gets the data set's mean colour. From, to: the 95 % interval of the"
+        " change (paired bootstrap by patch).",
     )
 
 
 def _which(labels: np.ndarray, of: int) -> str:
     """Which patches a table is of, and why its AUC is not that of the page's head."""
     if len(labels) == of:
-        return f"All {of:,} validation patches, asked anew, in one view each."
+        return f"All {of:,} validation patches, predicted anew."
     return (
-        f"{len(labels):,} of the {of:,} validation patches, drawn at random (--patches): their AUC is not that of all"
-        " under Performance, and what counts here is the change."
+        f"{len(labels):,} of the {of:,} validation patches, drawn at random (--patches). Their AUC is not that of all,"
+        " under Performance; what counts here is the change."
     )
-
-
-def cam_figure(patches_u8: np.ndarray, cams: np.ndarray, rows: Sequence[tuple[str, int, str, str]]) -> Figure:
-    """Patches, each beside itself under its map; ``rows`` say id, label, p and the centre's share."""
-    pairs = min(2, max(len(rows), 1))
-    figure, axes = style.new_figure(2 * pairs, max(1, -(-len(rows) // pairs)), panel=(2.3, 2.75))
-    for ax in axes[2 * len(rows) :]:
-        style.hide_axes(ax)
-    for i, (identifier, label, p, centre) in enumerate(rows):
-        charts.draw_patch(axes[2 * i], patches_u8[i], f"label {label}, p {p}", below=identifier)
-        charts.draw_attribution(axes[2 * i + 1], patches_u8[i], cams[i], f"in the centre: {centre}")
-    return figure
 
 
 def _views(logits: np.ndarray, labels: np.ndarray, of: int, facts: dict[str, Any]) -> list[Block]:
@@ -262,20 +284,15 @@ def _views(logits: np.ndarray, labels: np.ndarray, of: int, facts: dict[str, Any
     gain = auc_difference(labels, _sigmoid(logits[0]), _sigmoid(logits.mean(axis=0)))
     facts["tta"] = {str(views): scores for views, scores in found.items()}
     facts["tta_gain"] = vars(gain)
+    one = found[1]
     rows = [
-        (
-            views,
-            number(s["auc"]),
-            f"{s['auc'] - found[1]['auc']:+.4f}",
-            number(s["log_loss"]),
-            f"{s['log_loss'] - found[1]['log_loss']:+.4f}",
-        )
+        (views, s["auc"], s["auc"] - one["auc"], s["log_loss"], s["log_loss"] - one["log_loss"])
         for views, s in found.items()
     ]
     return [
         Table(
             "tta",
-            ("views", "AUC", "gain", "log loss", "change"),
+            ("views", "AUC", Column("gain", signed), "log loss", Column("change", signed)),
             rows,
             f"Mean logit over 1, 2, 4 and all 8 flips and quarter turns (predict.py --tta). {_which(labels, of)} 95 %"
             f" interval of the gain of eight: {gain.low:+.4f} to {gain.high:+.4f} (paired bootstrap by patch).",

@@ -5,14 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from pipeline.errors import UserError
-from report import charts, discussion, run_network, run_scores, style
+from report import charts, discussion, run_head, run_network, run_scores, style
 from report.calibration import CalibrationResult, calibrate, write_calibration
-from report.page import Block, Note, Page, Picture, Points, Section, Table, Text, write_page
-from report.plots import best_epoch, write_run_plots
+from report.mistakes_page import STEM as MISTAKES
+from report.mistakes_page import mistakes_page
+from report.page import Block, Cell, Code, Link, Note, Page, Picture, Pictures, Points, Section, Table, Text, share
+from report.plots import accuracy_figure, best_epoch, loss_figure, write_run_plots
 from report.run_files import RunFiles, Validation, read_run
+from report.schedule import learning_rates
 from report.slides import UNKNOWN, read_slides
+from report.write import write_page
 
 STEM = "report"
 
@@ -23,6 +28,7 @@ def run_page(
     data_dir: Path | None = None,
     groups: Path | None = None,
     patches: int | None = None,
+    gallery: bool = False,
 ) -> Page:
     """The page of one run; also writes calibration.json into the folder, if a temperature can be fitted.
 
@@ -31,11 +37,13 @@ def run_page(
         data_dir: the data set, if it does not lie where it was when the run was trained.
         groups: CSV file id,wsi, if the run was trained without one.
         patches: validation patches that the network is asked about anew (views, masks); None: by the device.
+        gallery: whether a page of more mistakes lies beside this one.
 
     Raises:
-        UserError: ``run_dir`` is no folder, or ``groups`` was given and cannot be used.
+        UserError: ``run_dir`` is no folder, no epoch of it has ended, or ``groups`` was given and cannot be used.
     """
     run = read_run(run_dir)
+    run.require_results()
     facts: dict[str, Any] = {"run": run.name}
     validation = run.validation
     slides, slide_notes = _slides_of(run, groups)
@@ -58,7 +66,12 @@ def run_page(
         sections.append(Section("Calibration", run_scores.calibration(calibrated)))
         if slides is not None:
             sections.append(Section("Slides", run_scores.slide_table(validation, slides, facts)))
-        sections += run_network.sections(run, validation, data_dir, patches, facts)
+        more = (
+            Link("All that were asked for, each with its Grad-CAM:", f"{MISTAKES}.html", "mistakes")
+            if gallery
+            else None
+        )
+        sections += run_network.sections(run, validation, data_dir, patches, facts, more)
     sections.append(Section("Throughput", _throughput(run, facts)))
     sections.append(Section("Discussion", [Points(discussion.points(facts))]))
     sections.append(Section("Limits of use", [Points(_limits(run))]))
@@ -68,6 +81,7 @@ def run_page(
         sections=sections,
         synthetic=run.synthetic,
         facts=facts,
+        head=run_head.head(run, facts),
     )
 
 
@@ -87,15 +101,24 @@ def calibrate_run(run_dir: Path) -> None:
     write_calibration(run.path, found.calibration)
 
 
-def write_run_report(run_dir: Path, *, out: Path | None = None, **options: Any) -> Path:
-    """Remake a run's plots and report.html, in its own folder or in ``out``; ``options`` are those of
-    ``run_page``.
+def write_run_report(run_dir: Path, *, out: Path | None = None, mistakes: int = 0, **options: Any) -> Path:
+    """Remake a run's plots and report.html, in its own folder or in ``out``; returns the page's path.
+
+    Args:
+        run_dir: the run's folder.
+        out: another folder to write into.
+        mistakes: of each kind, on a page of their own; 0 for none.
+        **options: those of ``run_page``.
 
     Raises:
-        UserError: as ``run_page``, or a folder cannot be written.
+        UserError: as ``run_page``; a folder cannot be written; or the patches of ``mistakes`` cannot be shown.
     """
+    read_run(run_dir).require_results()
     write_run_plots(run_dir, out)
-    return write_page(run_page(run_dir, **options), out or run_dir, STEM)[-1]
+    page = write_page(run_page(run_dir, gallery=bool(mistakes), **options), out or run_dir, STEM)[-1]
+    if mistakes:
+        write_page(mistakes_page(run_dir, mistakes, data_dir=options.get("data_dir")), out or run_dir, MISTAKES)
+    return page
 
 
 def _subtitle(run: RunFiles) -> str:
@@ -141,38 +164,33 @@ def _trained(run: RunFiles, facts: dict[str, Any]) -> list[Block]:
     config, settings, environment = run.config, run.settings, run.environment
     patches, positive = _number(config, "train_patches"), _number(config, "train_positive_share")
     size = config.get("patch_size")
+    seconds = run.metrics["seconds"].sum() if len(run.metrics) else None
     rows = [
         ("network", settings.get("model")),
         ("data", settings.get("data_dir")),
-        (
-            "training patches",
-            f"{patches:,}, {positive:.1%} positive" if patches and positive is not None else None,
-        ),
+        ("training patches", patches or None),
+        ("of these positive", Cell(positive, share(positive)) if positive is not None else None),
         ("split", config.get("split")),
-        (
-            "patch size",
-            " × ".join(map(str, size)) + " pixels" if isinstance(size, list) and size else None,
-        ),
-        (
-            "epochs",
-            f"{len(run.metrics)} of {settings['epochs']}" if "epochs" in settings else len(run.metrics),
-        ),
-        ("training time", _duration(run.metrics["seconds"].sum()) if len(run.metrics) else None),
+        ("patch size, pixels", " × ".join(map(str, size)) if isinstance(size, list) and size else None),
+        ("epochs", len(run.metrics)),
+        ("epochs planned", settings.get("epochs")),
+        ("training time", Cell(seconds, _duration(seconds)) if seconds is not None else None),
         ("device", run.device or None),
         ("number format", environment.get("precision")),
-        ("version of the program", _version(environment.get("commit"))),
-        ("command", environment.get("command")),
+        ("git commit of this project", _version(environment.get("commit"))),
     ]
-    blocks: list[Block] = [Table("run", ("", "value"), [(k, v) for k, v in rows if v is not None])]
+    blocks: list[Block] = [Table("run", ("what", "value"), [(k, v) for k, v in rows if v is not None])]
+    if command := environment.get("command"):
+        blocks.append(Code(str(command), "Command"))
     if settings:
-        listed = [(name, str(value)) for name, value in settings.items()]
+        listed = [(name, Cell(value, str(value))) for name, value in settings.items()]
         blocks.append(Table("settings", ("setting", "value"), listed, f"All {len(listed)} settings", folded=True))
     blocks += [Note(line) for line in run.missing]
     facts |= {
         "epochs": len(run.metrics),
         "epochs_planned": settings.get("epochs"),
         "train_patches": patches,
-        "grouped": bool(settings.get("groups")),
+        "grouped": run.grouped,
         "settings": settings,
     }
     return blocks
@@ -188,26 +206,24 @@ def _course(run: RunFiles, facts: dict[str, Any]) -> list[Block]:
     if not len(run.metrics):
         return [Note("No epoch has ended: there is no curve to show.")]
     metrics, best = run.metrics, best_epoch(run)
-    figure, axes = style.new_figure(2, 2)
-    val, train = ("validation", style.VALIDATION), ("training", style.TRAINING)
-    for ax, series, title, unit in (
-        (axes[0], {"train_loss": train, "val_loss": val}, "Loss", "binary cross-entropy, nats"),
-        (axes[1], {"train_accuracy": train, "val_accuracy": val}, "Accuracy", "share of patches"),
-        (axes[2], {"val_auc": val}, "Validation AUC", "area under the ROC curve"),
-        (axes[3], {"lr": ("learning rate", style.ACCENT)}, "Learning rate", "at the end of the epoch"),
-    ):
-        charts.draw_epochs(ax, metrics, series, title=title, unit=unit, best_epoch=best)
+    auc, (ax,) = style.new_figure()
+    series = {"val_auc": ("validation", style.VALIDATION)}
+    charts.draw_epochs(ax, metrics, series, title="Validation AUC", unit="area under the ROC curve", best_epoch=best)
     facts |= {
         "best_epoch": best,
         "last": metrics.iloc[-1].to_dict(),
         "best": metrics[metrics["epoch"] == best].iloc[0].to_dict() if best is not None else None,
     }
     blocks: list[Block] = [
-        Picture(
-            "course_of_training",
-            figure,
-            "Training values are of the network at work (dropout on, patches augmented); validation is"
-            " of its averaged weights. So training can look worse than validation.",
+        Pictures(
+            [
+                Picture("loss", loss_figure(run)),
+                Picture("accuracy", accuracy_figure(run)),
+                Picture("auc", auc),
+                Picture("learning_rate", _learning_rate(run)),
+            ],
+            "Training figures are of the network as it learns, with dropout and augmented patches; validation figures"
+            " are of its averaged weights. So training can look worse than validation.",
         )
     ]
     if len(metrics) == 1:
@@ -218,53 +234,53 @@ def _course(run: RunFiles, facts: dict[str, Any]) -> list[Block]:
     return blocks
 
 
+def _learning_rate(run: RunFiles) -> Figure:
+    figure, (ax,) = style.new_figure()
+    if (found := learning_rates(run)) is not None:
+        charts.draw_learning_rate(ax, *found)
+    else:
+        series = {"lr": ("learning rate", style.ACCENT)}
+        unit = "at the end of the epoch"
+        charts.draw_epochs(ax, run.metrics, series, title="Learning rate", unit=unit, best_epoch=None)
+    return figure
+
+
 def _throughput(run: RunFiles, facts: dict[str, Any]) -> list[Block]:
     if not len(run.metrics):
         return [Note("No epoch has ended: nothing was measured.")]
     settled = run.metrics.iloc[1:] if len(run.metrics) > 1 else run.metrics
     rate, wait = float(settled["images_per_s"].median()), float(settled["data_wait"].mean())
     facts |= {"images_per_s": rate, "data_wait": wait, "seconds": float(run.metrics["seconds"].sum())}
-    figure, (left, right) = style.new_figure(2, panel=(4.6, 2.8))
-    charts.draw_epochs(
-        left,
-        run.metrics,
-        {"images_per_s": ("", style.ACCENT)},
-        title="Training throughput",
-        unit="images/s",
-        best_epoch=None,
-    )
-    charts.draw_epochs(
-        right,
-        run.metrics,
-        {"data_wait": ("", style.ACCENT)},
-        title="Data wait",
-        unit="share of training time",
-        best_epoch=None,
-    )
-    left.set_ylim(0, max(1.0, float(run.metrics["images_per_s"].max()) * 1.1))
-    right.set_ylim(0, max(0.05, float(run.metrics["data_wait"].max()) * 1.1))
+    pictures = []
+    for column, title, unit, least in (
+        ("images_per_s", "Training throughput", "images/s", 1.0),
+        ("data_wait", "Data wait", "share of training time", 0.05),
+    ):
+        figure, (ax,) = style.new_figure(panel=(4.4, 2.8))
+        series = {column: ("", style.ACCENT)}
+        charts.draw_epochs(ax, run.metrics, series, title=title, unit=unit, best_epoch=None)
+        ax.set_ylim(0, max(least, float(run.metrics[column].max()) * 1.1))
+        pictures.append(Picture(column, figure))
     first = " The first epoch, which warms up, is left out." if len(run.metrics) > 1 else ""
     return [
-        Picture("throughput", figure),
+        Pictures(pictures),
         Text(f"{rate:,.0f} images/s (median epoch), {wait:.1%} of the training time spent waiting for data.{first}"),
     ]
 
 
 def _limits(run: RunFiles) -> list[str]:
     limits = [
-        "Scores are of patches like those it was trained on: another hospital, scanner, stain or organ can"
-        " differ"
-        " much. Measure there before relying on anything.",
+        "The scores are of patches like those it was trained on. Another hospital, scanner, stain or organ can differ"
+        " much: measure there before you rely on anything.",
         "A patch is labelled by its central third alone; a negative label does not mean that no tumour is near.",
     ]
-    if not run.settings.get("groups"):
+    if not run.grouped:
         limits.append(
-            "The split was not made by slide: patches of one slide train and validate, which flatters every"
-            " score"
-            " on this page. Known networks went from 0.99 on such a split to 0.94 on unseen slides."
+            "The split was not made by slide: patches of one slide both train and validate, which flatters every score"
+            " on this page."
         )
     if run.synthetic:
-        limits.append("The data is SYNTHETIC: the scores say that the program works, and nothing about tissue.")
+        limits.append("The data is SYNTHETIC: the scores show that the program works, and say nothing about tissue.")
     return limits
 
 
@@ -272,7 +288,7 @@ def _version(commit: Any) -> str | None:
     """What environment.json says of the git commit, for a reader."""
     if not isinstance(commit, str) or not commit:
         return None
-    return f"git commit {commit.rstrip('+')[:12]}" + (", with changes of its own" if commit.endswith("+") else "")
+    return commit.rstrip("+")[:12] + (", with uncommitted changes" if commit.endswith("+") else "")
 
 
 def _duration(seconds: float) -> str:

@@ -7,6 +7,8 @@ import numpy as np
 from sklearn.metrics import confusion_matrix, roc_curve
 
 REPLICATES = 1000
+HALF, YOUDEN, SENSITIVE = "0.5", "Youden's", "95 % sensitivity"
+"""Names of the thresholds."""
 INTERVAL = 0.95
 SCORES = {
     "auc": "ROC AUC",
@@ -17,6 +19,8 @@ SCORES = {
 # Probabilities of exactly 0 and 1 count as this far off, as in scikit-learn.
 _CLIP = 1e-15
 _TARGET = 0.95
+_Z95 = 1.959964
+"""Standard normal quantile of 97.5 %."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,24 @@ class Threshold:
     def accuracy(self) -> float:
         """Share on the right side."""
         return float(np.trace(self.matrix) / self.matrix.sum())
+
+    @property
+    def ppv(self) -> float:
+        """Positive predictive value (precision): share of those called positive that are; NaN if none is called so."""
+        called = self.matrix[:, 1].sum()
+        return float(self.matrix[1, 1] / called) if called else float("nan")
+
+    @property
+    def npv(self) -> float:
+        """Negative predictive value: share of those called negative that are; NaN if none is called so."""
+        called = self.matrix[:, 0].sum()
+        return float(self.matrix[0, 0] / called) if called else float("nan")
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of sensitivity and PPV; NaN without a positive patch, labelled or called so."""
+        counted = 2 * self.matrix[1, 1] + self.matrix[0, 1] + self.matrix[1, 0]
+        return float(2 * self.matrix[1, 1] / counted) if counted else float("nan")
 
 
 class Scorer:
@@ -131,13 +153,27 @@ def _interval(draws: list[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def wilson_interval(hits: np.ndarray | float, of: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+    """95 % intervals of shares (Wilson, 1927): sound for few patches, and for shares of 0 and 1.
+
+    Args:
+        hits: [K] how many.
+        of: [K] among how many; at least 1.
+    """
+    share = np.asarray(hits, float) / of
+    spread = _Z95**2 / np.asarray(of, float)
+    centre = (share + spread / 2) / (1 + spread)
+    half = np.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
+    return np.maximum(centre - half, 0), np.minimum(centre + half, 1)
+
+
 def thresholds(labels: np.ndarray, probabilities: np.ndarray) -> list[Threshold]:
     """Decisions at 0.5, at Youden's threshold and at 95 % sensitivity; at 0.5 alone with one class."""
-    chosen = {"0.5": 0.5}
+    chosen = {HALF: 0.5}
     if len(np.unique(labels)) == 2:
         false_positive, true_positive, at = roc_curve(labels, probabilities, drop_intermediate=False)
-        chosen["Youden's"] = float(at[1:][np.argmax((true_positive - false_positive)[1:])])
-        chosen["95 % sensitivity"] = float(at[np.argmax(true_positive >= _TARGET)])
+        chosen[YOUDEN] = float(at[1:][np.argmax((true_positive - false_positive)[1:])])
+        chosen[SENSITIVE] = float(at[np.argmax(true_positive >= _TARGET)])
     return [
         Threshold(name, value, confusion_matrix(labels, probabilities >= value, labels=[0, 1]))
         for name, value in chosen.items()

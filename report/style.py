@@ -1,6 +1,7 @@
 """One look for every plot: colours, sizes, fonts, and the SYNTHETIC stamp."""
 
 import io
+import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -10,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette ("Color Universal Design", 2008): distinct under every common colour blindness.
+# Okabe and Ito's palette ("Color Universal Design", 2008): distinct under every common colour blindness. Their orange
+# and sky blue, too pale for lines on white (contrast below 3), have darker stand-ins.
 NEGATIVE = "#0072B2"
 """Patches labelled 0: no tumour in the central square."""
 POSITIVE = "#D55E00"
@@ -20,38 +22,64 @@ CLASS_NAMES = ("negative", "positive")
 TRAINING = "#7A7A7A"
 VALIDATION = "#009E73"
 TEST = "#CC79A7"
-ACCENT = "#E69F00"
+ACCENT = "#A86F00"
 GUIDE = "#B5B5B5"
 """Diagonals, chance and prevalence lines."""
-RUN_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#A6761D")
+PAPER, INK, FAINT_INK, GRID = "#FFFFFF", "#222222", "#5A5A5A", "#E6E6E6"
+STAMP = "#CC0000"
+RUN_COLOURS = (NEGATIVE, POSITIVE, VALIDATION, TEST, ACCENT, "#5E4FA2", INK, TRAINING)
 
-PANEL_WIDTH, PANEL_HEIGHT = 4.6, 3.4
+DARK: Mapping[str, str] = {
+    PAPER: "#15181C",
+    INK: "#E4E6E8",
+    FAINT_INK: "#A9AFB5",
+    GRID: "#2C3138",
+    GUIDE: "#6B7178",
+    STAMP: "#FF6B6B",
+    NEGATIVE: "#56B4E9",
+    POSITIVE: "#FF8B45",
+    TRAINING: "#A0A0A0",
+    VALIDATION: "#2FC49A",
+    TEST: "#E39BC4",
+    ACCENT: "#F0B429",
+    "#5E4FA2": "#A99BEB",
+}
+"""What a chart's colours become where the reader's system is dark."""
+
+PANEL_WIDTH, PANEL_HEIGHT = 4.4, 3.3
 """Inches of one panel."""
 DPI = 130
 
 _STYLE: Mapping[str, Any] = {
     "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.titlesize": 10,
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#555555",
-    "axes.labelcolor": "#222222",
+    "axes.edgecolor": FAINT_INK,
+    "axes.facecolor": "none",
+    "axes.labelcolor": INK,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#E6E6E6",
+    "grid.color": GRID,
     "grid.linewidth": 0.8,
     "lines.linewidth": 1.8,
     "legend.frameon": False,
-    "legend.fontsize": 8,
-    "xtick.color": "#555555",
-    "ytick.color": "#555555",
-    "figure.facecolor": "white",
+    "legend.fontsize": 8.5,
+    "xtick.color": FAINT_INK,
+    "ytick.color": FAINT_INK,
+    "figure.facecolor": PAPER,
     # Text of a patch's id or a file's name is shown as it is, never read as a formula.
     "text.parse_math": False,
+    # Text stays text: a third of the size of outlines. Equal data gives equal files.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
 }
+# Verdana is as wide as DejaVu Sans, which few systems have besides Linux.
+_FONTS = "'DejaVu Sans', Verdana, Geneva, sans-serif"
 
 
 def look() -> AbstractContextManager:
@@ -79,26 +107,54 @@ def new_figure(
 @look()
 def to_png(figure: Figure, *, synthetic: bool = False) -> bytes:
     """The figure as a PNG file's bytes, stamped where it shows generated data."""
-    if synthetic:
-        # Over patches a faint stamp would drown.
-        patches = any(image.get_array().ndim == 3 for ax in figure.axes for image in ax.images)
-        figure.text(
-            0.5,
-            0.5,
-            "SYNTHETIC",
-            ha="center",
-            va="center",
-            rotation=20,
-            fontsize=34,
-            color="#CC0000",
-            alpha=0.5 if patches else 0.13,
-            weight="bold",
-            zorder=10,
-        )
+    _stamp(figure, synthetic)
     buffer = io.BytesIO()
     # Without the software's name and version equal data gives equal files.
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
+
+
+@look()
+def to_svg(figure: Figure, *, synthetic: bool = False) -> str:
+    """The figure as an SVG file's text, stamped where it shows generated data; it follows the reader's dark mode."""
+    _stamp(figure, synthetic)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue().decode()
+    return re.sub(r"(<svg\b[^>]*>)", rf"\1\n<style>{_dark_rules()}</style>", svg, count=1).replace(
+        "'DejaVu Sans'", _FONTS
+    )
+
+
+def _dark_rules() -> str:
+    """CSS that gives every colour its dark counterpart, whatever draws in it."""
+    rules = [
+        f'[style*="{what}: {light.lower()}"]{{{what}:{dark}!important}}'
+        for light, dark in DARK.items()
+        for what in ("fill", "stroke")
+    ]
+    return "@media (prefers-color-scheme: dark){" + "".join(rules) + "}"
+
+
+def _stamp(figure: Figure, synthetic: bool) -> None:
+    """Write SYNTHETIC across a figure of generated data, once."""
+    if not synthetic or any(text.get_text() == "SYNTHETIC" for text in figure.texts):
+        return
+    # Over pictures a faint stamp would drown.
+    pictures = any(image.get_array().ndim == 3 for ax in figure.axes for image in ax.images)
+    figure.text(
+        0.5,
+        0.5,
+        "SYNTHETIC",
+        ha="center",
+        va="center",
+        rotation=20,
+        fontsize=34,
+        color=STAMP,
+        alpha=0.5 if pictures else 0.13,
+        weight="bold",
+        zorder=10,
+    )
 
 
 @look()
@@ -115,4 +171,4 @@ def hide_axes(ax: Axes) -> None:
 def say_in_panel(ax: Axes, text: str) -> None:
     """Fill a panel with the reason why it shows nothing."""
     hide_axes(ax)
-    ax.text(0.5, 0.5, text, ha="center", va="center", color="#666666", transform=ax.transAxes, wrap=True)
+    ax.text(0.5, 0.5, text, ha="center", va="center", color=FAINT_INK, transform=ax.transAxes, wrap=True)

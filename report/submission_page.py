@@ -14,10 +14,13 @@ from pipeline.open import open_source
 from pipeline.settings import InputSettings
 from pipeline.verify import iterate_pixels
 from report import charts, style
-from report.page import Block, Gallery, Note, Page, Picture, Section, Table, Text, Verdict, number, share
+from report.like_with_like import Expected, expected_of
+from report.page import Block, Column, Gallery, Note, Page, Picture, Section, Table, Text, Verdict, count_of, share
 from report.run_files import RunFiles, read_run
 
 SHOWN = 6
+GPU_PATCHES, CPU_PATCHES = 2000, 300
+"""Validation patches that are predicted anew in several views, if not told."""
 
 
 def submission_page(
@@ -26,14 +29,17 @@ def submission_page(
     data_dir: Path | None = None,
     run_dirs: Sequence[Path] = (),
     cache_dir: Path = Path("cache"),
+    patches: int = 0,
 ) -> Page:
     """The page of one submission.
 
     Args:
         path: CSV file with the header id,label: probabilities or labels.
         data_dir: the data set, for the patches' pictures.
-        run_dirs: runs that made it; their validation predictions are drawn beside it.
+        run_dirs: runs that made it; their validation predictions are drawn beside it. None: those that predict.py has
+            written down, where they still are.
         cache_dir: where packed files are found; a .zip is packed there first.
+        patches: validation patches to predict anew where the submission averages several views; 0: by the device.
 
     Raises:
         UserError: the file is not of that form, or the data set or a run cannot be opened.
@@ -41,19 +47,24 @@ def submission_page(
     table = read_submission(path)
     ids, p = table["id"].to_numpy(str), table["label"].to_numpy(float)
     hard = bool(np.isin(p, [0, 1]).all())
+    kept, same = submission.read_made(path)
+    made = kept if same else None
     facts: dict[str, Any] = {
         "submission": path.name,
         "predictions": len(p),
         "positive_at_half": float((p >= 0.5).mean()),
         "mean": p.mean(),
         "hard_labels": hard,
+        "views": made.views if made else None,
     }
-    runs = [read_run(run_dir) for run_dir in run_dirs]
-    dataset = None if data_dir is None else open_dataset(data_dir, skip_missing=True)
+    runs = [read_run(run_dir) for run_dir in run_dirs or _runs_of(kept)]
+    dataset = _dataset_of(runs) if data_dir is None else open_dataset(data_dir, skip_missing=True)
     synthetic = any(run.synthetic for run in runs) or (dataset is not None and dataset.synthetic)
     sections = [
         Section("Is it valid?", _validity(path, dataset, runs, facts)),
-        Section("Predictions", _predictions(p, hard, runs, facts)),
+        Section(
+            "Predictions", _predictions(p, hard, runs, expected_of(runs, made, None, patches or _patches_by_device()))
+        ),
     ]
     if dataset is None:
         sections.append(
@@ -62,29 +73,67 @@ def submission_page(
     else:
         sections.append(Section("Patches", _patches(ids, p, hard, dataset.require_test(), cache_dir)))
     return Page(
-        title=f"Submission {path.name}",
-        subtitle=f"{len(p):,} predictions",
+        title=f"Submission: {path.name}",
+        subtitle=" · ".join([count_of(len(p), "prediction"), *_described(made)]),
         sections=sections,
         synthetic=synthetic,
         facts=facts,
     )
 
 
+def _runs_of(made: submission.Made | None) -> list[Path]:
+    """The runs that a submission was made with, if all are still there."""
+    paths = [Path(run) for run in made.runs] if made else []
+    return paths if all(path.is_dir() for path in paths) else []
+
+
+def _dataset_of(runs: Sequence[RunFiles]) -> Dataset | None:
+    """The data set of the first run, if it is still where it was and has test patches: for want of --data-dir."""
+    place = runs[0].settings.get("data_dir") if runs else None
+    try:
+        dataset = open_dataset(place, skip_missing=True) if place else None
+    except UserError:
+        return None
+    return dataset if dataset is not None and dataset.test is not None else None
+
+
+def _described(made: submission.Made | None) -> list[str]:
+    """How it was made, for the line under the title."""
+    if made is None:
+        return []
+    found = [count_of(len(made.runs), "network"), count_of(made.views, "view")]
+    if made.calibrated:
+        found.append("temperature scaling")
+    return found + ([f"label 1 from p = {made.threshold:g}"] if made.threshold is not None else [])
+
+
+def _patches_by_device() -> int:
+    import torch
+
+    return GPU_PATCHES if torch.cuda.is_available() else CPU_PATCHES
+
+
 def _validity(path: Path, dataset: Dataset | None, runs: Sequence[RunFiles], facts: dict[str, Any]) -> list[Block]:
     """Whether Kaggle would take the file, and whether it is of the data that it is held against."""
-    if dataset is None:
-        return [Note("No --data-dir was given: which ids Kaggle expects is not known.")]
-    expected = dataset.sample_ids or dataset.require_test().ids.tolist()
+    text = submission.read_submission(path)
+    expected = None if dataset is None else dataset.sample_ids or dataset.require_test().ids.tolist()
     blocks: list[Block] = []
     try:
-        odd = submission.check_submission(submission.read_submission(path), expected, where=path.name)
+        if expected is None:
+            submission.check_alone(text, where=path.name)
+            return [Note("No --data-dir was given: the ids that Kaggle expects are not known.")]
+        odd = submission.check_submission(text, expected, where=path.name)
         blocks += [Verdict(text, good=False) for text in odd]
-        blocks.append(Verdict(f"Valid: {len(expected):,} predictions, every id once and in order.", good=True))
+        blocks.append(
+            Verdict(f"Valid: {count_of(len(expected), 'prediction')}, every id once and in order.", good=True)
+        )
+        facts["valid"] = True
     except UserError as error:
-        blocks.append(Verdict(f"Not valid for {dataset.root}: {error}", good=False))
-    facts["valid"] = blocks[-1].good
+        of = f" for {dataset.root}" if dataset is not None else ""
+        blocks.append(Verdict(f"Not valid{of}: {error}", good=False))
+        facts["valid"] = False
     for run in runs:
-        if run.config and run.synthetic != dataset.synthetic:
+        if dataset is not None and run.config and run.synthetic != dataset.synthetic:
             learned, predicted = ("SYNTHETIC" if which else "real" for which in (run.synthetic, dataset.synthetic))
             blocks.insert(0, Verdict(f"{run.name} learned from {learned} patches; these are {predicted}.", good=False))
     return blocks
@@ -116,29 +165,22 @@ def certainty_order(probabilities: np.ndarray) -> np.ndarray:
     return np.argsort(np.abs(probabilities - 0.5), kind="stable")
 
 
-def _predictions(p: np.ndarray, hard: bool, runs: Sequence[Any], facts: dict[str, Any]) -> list[Block]:
+def _predictions(p: np.ndarray, hard: bool, runs: Sequence[RunFiles], expected: Expected | None) -> list[Block]:
+    """The distribution of the predictions, beside that of validation made in the same way."""
     figure, (ax,) = style.new_figure(panel=(7.0, 3.2))
     series = {"submission": (p, style.TEST)}
-    rows = [("submission", f"{len(p):,}", number(p.mean()), share(float((p >= 0.5).mean())), "")]
-    blocks: list[Block] = []
-    for run in runs:
-        if run.validation is None:
-            blocks.append(
-                Note(f"{run.name}: {'; '.join(run.missing)}, so there is no validation to hold this against.")
-            )
-            continue
-        v = run.validation
-        if len(series) == 1:
-            series[f"validation of {run.name}"] = (v.probabilities, style.VALIDATION)
-        rows.append(
-            (
-                f"validation of {run.name}",
-                f"{len(v):,}",
-                number(v.probabilities.mean()),
-                share(float((v.probabilities >= 0.5).mean())),
-                share(float(v.labels.mean())),
-            )
-        )
+    rows: list[tuple] = [("submission", len(p), p.mean(), float((p >= 0.5).mean()), None)]
+    blocks: list[Block] = [
+        Note(f"{run.name}: {'; '.join(run.missing)}, so there is no validation to hold this against.")
+        for run in runs
+        if run.validation is None
+    ]
+    if expected is not None:
+        name = "validation of " + ", ".join(run.name for run in runs if run.validation is not None)
+        v = expected.probabilities
+        if not hard:
+            series[name] = (v, style.VALIDATION)
+        rows.append((name, len(v), v.mean(), float((v >= 0.5).mean()), float(expected.labels.mean())))
     charts.draw_class_histograms(
         ax,
         series,
@@ -146,18 +188,21 @@ def _predictions(p: np.ndarray, hard: bool, runs: Sequence[Any], facts: dict[str
         title="Distribution of the predictions",
         xlabel="predicted probability of tumour",
     )
+    header = ("predictions", "patches", "mean", Column("p ≥ 0.5", share), Column("labelled positive", share))
     blocks.insert(0, Picture("distribution", figure))
-    blocks.insert(1, Table("predictions", ("", "patches", "mean", "p ≥ 0.5", "labelled positive"), rows))
+    caption = f"Validation: {expected.said}." if expected is not None else ""
+    blocks.insert(1, Table("predictions", header, rows, caption))
     if hard:
         blocks.append(Note("All predictions are 0 or 1: Kaggle scores the ROC AUC, which probabilities serve better."))
     if not runs:
         blocks.append(Note("No --run was given: there is no validation to hold this against."))
-    elif len(rows) > 1:
-        expected, found = rows[1][3], rows[0][3]
+    elif expected is not None and not hard:
+        alike = "" if expected.alike else " The two were not made in the same way, so small differences say nothing."
         blocks.append(
             Text(
-                f"{found} of the test patches are predicted positive, {expected} of validation's. A large"
-                " difference means other tissue, another prevalence, or drift: see explore.py."
+                f"{share(rows[0][3])} of the test patches are predicted positive, and {share(rows[1][3])} of"
+                " validation's. A large difference means other tissue, another prevalence, or drift: see explore.py."
+                f"{alike}"
             )
         )
     return blocks
@@ -176,7 +221,7 @@ def _selections(p: np.ndarray) -> list[tuple[str, str, np.ndarray]]:
 
 def _tables(ids: np.ndarray, p: np.ndarray) -> list[Block]:
     return [
-        Table(name, ("id", "p"), [(ids[row], f"{p[row]:.4f}") for row in rows], caption)
+        Table(name, ("id", "p"), [(ids[row], float(p[row])) for row in rows], caption)
         for name, caption, rows in _selections(p)
         if len(rows)
     ]
@@ -189,13 +234,13 @@ def _patches(ids: np.ndarray, p: np.ndarray, hard: bool, table: PatchTable, cach
     if not known.all():
         blocks.append(
             Note(
-                f"{int((~known).sum()):,} of {len(ids):,} ids are not among the data set's test patches,"
-                f" such as {ids[~known][0]}; they are not shown."
+                f"{int((~known).sum()):,} of {len(ids):,} ids are not among the data set's test patches, such as"
+                f" {ids[~known][0]}; they are not shown."
             )
         )
     if len(table) > known.sum():
         blocks.append(
-            Note(f"{len(table) - int(known.sum()):,} test patches have no prediction: Kaggle wants every one.")
+            Note(f"{count_of(len(table) - int(known.sum()), 'test patch')} without a prediction: Kaggle wants all.")
         )
     if hard:
         blocks.append(Note("Labels alone tell no certainty; these patches are the first of each label."))
@@ -211,5 +256,6 @@ def _patches(ids: np.ndarray, p: np.ndarray, hard: bool, table: PatchTable, cach
             wanted, back = np.unique([row_of[identifier] for identifier in ids[rows].tolist()], return_inverse=True)
             pixels = np.concatenate([patches for _, patches in iterate_pixels(source, wanted, threads=1)])[back]
             captions = [f"p = {p[row]:.3f}" for row in rows]
-            blocks.append(Gallery(name, list(pixels), ids[rows].tolist(), captions, caption))
+            values = {"probability": p[rows].tolist()}
+            blocks.append(Gallery(name, list(pixels), ids[rows].tolist(), captions, caption, values=values))
     return blocks

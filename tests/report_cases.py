@@ -1,6 +1,8 @@
 """Run folders written by tests: what training leaves, without the training."""
 
+import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,22 @@ from pipeline.dataset import open_dataset
 from training.checkpoint import save_weights
 
 HEADER = "epoch,train_loss,train_accuracy,val_loss,val_accuracy,val_auc,lr,images_per_s,data_wait,seconds\n"
+
+
+_NUMBER = re.compile(r"-?\d+(\.\d+)?(e-?\d+)?")
+
+
+def assert_numbers(out: Path, words: set[str]) -> None:
+    """Every cell of the tables in ``out`` is a number or empty, but those of the columns ``words``, id and yes/no."""
+    tables = sorted((out / "tables").glob("*.csv"))
+    assert tables
+    for table in tables:
+        with open(table, newline="") as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    assert name, f"{table.name}: a column without a name"
+                    numeric = not value or _NUMBER.fullmatch(value) or value in {"yes", "no"}
+                    assert numeric or name in words | {"id", "wsi"}, f"{table.name}: {name}: {value!r}"
 
 
 def write_metrics(folder: Path, epochs: int) -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
+from report_cases import assert_numbers
 from skimage.color import rgb2hed, rgb2hsv
 from tests_support import kaggle_tiff, random_patches, write_kaggle_folder
 
 from explore import ExploreSettings, describe_layouts, explore
 from pipeline.errors import UserError
+from report import charts, style
 from report.duplicates import contradictions, exact_groups, near_duplicates
 from report.explore_sections import examples, ks_distance, local_difference, odd_patches
 from report.patch_stats import PatchStats, measure_chunk, measure_patches, sha1_hex
@@ -130,6 +133,16 @@ def test_difference_of_mean_images_shows_a_spot_and_not_the_overall_difference(r
     assert local[40:56, 40:56].min() > 2 and np.abs(local[:16, :16] + 1 / 3).max() < 0.5
 
 
+def test_difference_panel_wears_the_colours_of_the_classes() -> None:
+    difference = np.zeros((96, 96))
+    difference[:48], difference[48:] = 4, -4  # positive patches are brighter above
+    figure, (ax,) = style.new_figure()
+    charts.draw_difference(figure, ax, difference)
+    image = ax.images[0]
+    above, below = (to_hex(image.cmap(image.norm(value))).upper() for value in (4, -4))
+    assert (above, below) == (style.POSITIVE, style.NEGATIVE)
+
+
 def test_layouts_are_told_in_plain_words() -> None:
     assert describe_layouts({"uncompressed strip": 5}, 5, 5) == "all uncompressed TIFF"
     told = describe_layouts({"uncompressed strip": 5, "LZW compression": 15}, 20, 900)
@@ -158,7 +171,9 @@ def test_page_and_files(kaggle_folder: Path, tmp_path: Path) -> None:
     assert facts["train"]["patches"] == 200 and facts["train"]["positive"] == 100 and facts["test"]["patches"] == 30
     assert facts["train"]["ids_are_sha1"] == 200 and not facts["synthetic"]
     assert facts["drift_ks"].keys() == {"brightness", "saturation", "haematoxylin", "eosin"}
-    assert (out / "plots" / "intensities.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (out / "plots" / "intensities_red.svg").read_text()
+    mean, std = (", ".join(f"{v:.4f}" for v in facts["train"][key]) for key in ("channel_mean", "channel_std"))
+    assert f"transforms.Normalize(mean=[{mean}], std=[{std}])" in html
     assert "SYNTHETIC" not in html and "every id is the SHA-1" in html
     assert "None found: no two patches are equal" in html and "pairs of near-duplicates" not in html
 
@@ -182,6 +197,10 @@ def test_slides_contradictions_border_and_stamp(tmp_path: Path) -> None:
     with open(out / "tables" / "slides_train.csv", newline="") as file:
         rows = list(csv.reader(file))
     assert len(rows) == 4 and sum(int(row[1]) for row in rows[1:]) == 30
+    assert html.count(">Each dot is a slide") == 2 and "in its own mean colour" in html
+    assert_numbers(
+        out, {"class", "split", "kind", "files", "slide", "feature", "what", "looks like", "its split", "group"}
+    )
 
 
 def test_without_labels_and_with_foreign_slides(tmp_path: Path) -> None:
@@ -189,7 +208,11 @@ def test_without_labels_and_with_foreign_slides(tmp_path: Path) -> None:
     write_kaggle_folder(folder, train=0, test=12, size=32)
     html, facts, _ = _explore(folder, tmp_path)
     assert "No labels" in html and "Only test is there" in html and "train" not in facts
+    ids = [path.stem for path in (folder / "test").iterdir()]
     groups = tmp_path / "groups.csv"
+    groups.write_text("id,wsi\n" + "".join(f"{i},s{n % 4}\n" for n, i in enumerate(ids)))
+    html, _, _ = _explore(folder, tmp_path, groups=groups)
+    assert html.count(">Each dot is a slide") == 1, "without labels the other chart has bars"
     groups.write_text("id,wsi\nother,s\n")
     with pytest.raises(UserError, match=r"groups\.csv"):
         _explore(folder, tmp_path, groups=groups)

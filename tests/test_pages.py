@@ -18,16 +18,17 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-
 PROBE = """<script>window.addEventListener("load", () => { const images = [...document.images];
 document.body.setAttribute("data-probe", `images=${images.length}` +
 ` broken=${images.filter(i => !i.complete || i.naturalWidth < 2).length}` +
-` overflow=${document.documentElement.scrollWidth - window.innerWidth}`); });</script>"""
+` overflow=${document.documentElement.scrollWidth - window.innerWidth}` +
+` wrapped=${[...document.querySelectorAll("td, th")].filter(c => c.offsetHeight && c.offsetHeight > 40).length}` +
+` paper=${getComputedStyle(document.body).backgroundColor}`); });</script>"""
 
 
 @pytest.fixture(scope="module")
 def pages(kaggle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A page of each kind, and one of an empty run folder."""
+    """A page of each kind."""
     work = tmp_path_factory.mktemp("pages")
     one = write_run(work / "one", kaggle_folder, synthetic=True)
     other = write_run(work / "other", kaggle_folder, lr=0.01, seed=1, weights=False)
-    (work / "empty").mkdir()
     lines = (kaggle_folder / "sample_submission.csv").read_text().splitlines()[1:]
     (work / "s.csv").write_text(
         "id,label\n" + "".join(f"{line.split(',')[0]},0.{n:02}\n" for n, line in enumerate(lines))
@@ -35,14 +36,14 @@ def pages(kaggle_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict
     cache = work / "cache"
     return {
         "explore": explore(ExploreSettings(kaggle_folder, work / "explore", cache_dir=cache)),
-        "run": report(ReportSettings((one,), patches=20)),
-        "empty": report(ReportSettings((work / "empty",))),
+        "run": report(ReportSettings((one,), patches=20, mistakes=5)),
+        "mistakes": one / "mistakes.html",
         "comparison": report(ReportSettings((one, other), out=work / "comparison")),
         "submission": report(ReportSettings((work / "s.csv",), data_dir=kaggle_folder, run=(one,), cache_dir=cache)),
     }
 
 
-def _open(page: Path, tmp_path: Path, width: int) -> tuple[str, str]:
+def _open(page: Path, tmp_path: Path, width: int, *options: str) -> tuple[str, str]:
     """The page's own document after loading, and what Chromium logged."""
     done = subprocess.run(
         [
@@ -55,6 +56,7 @@ def _open(page: Path, tmp_path: Path, width: int) -> tuple[str, str]:
             "--dump-dom",
             f"--user-data-dir={tmp_path / 'profile'}",
             f"--window-size={width},900",
+            *options,
             page.as_uri(),
         ],
         capture_output=True,
@@ -69,10 +71,10 @@ def _open(page: Path, tmp_path: Path, width: int) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("kind", "pictures"),
     [
-        ("explore", 20),
-        ("run", 15),
-        ("empty", 0),
-        ("comparison", 2),
+        ("explore", 30),
+        ("run", 40),
+        ("mistakes", 20),
+        ("comparison", 5),
         ("submission", 10),
     ],
 )
@@ -86,14 +88,22 @@ def test_page_in_chromium(pages: dict[str, Path], kind: str, pictures: int, tmp_
     for width in (1200, 500):
         document, console = _open(probed, tmp_path, width)
         assert console == ""
-        found = re.search(r'data-probe="images=(\d+) broken=(\d+) overflow=(-?\d+)"', document)
+        found = re.search(r'data-probe="images=(\d+) broken=(\d+) overflow=(-?\d+) wrapped=(\d+) paper=', document)
         assert found, "the page did not finish loading"
-        images, broken, overflow = map(int, found.groups())
-        assert images >= pictures and broken == 0 and overflow <= 0
+        images, broken, overflow, wrapped = map(int, found.groups())
+        assert images >= pictures and broken == 0 and overflow <= 0 and wrapped == 0
 
 
 def test_the_probe_finds_a_broken_picture(pages: dict[str, Path], tmp_path: Path) -> None:
     probed = tmp_path / "probed.html"
     text = re.sub(r"<meta http-equiv=.*?>", "", pages["comparison"].read_text()).replace("</head>", PROBE + "</head>")
-    probed.write_text(text.replace("data:image/png;base64,iVBOR", "data:image/png;base64,xxBOR", 1))
+    probed.write_text(text.replace("data:image/svg+xml;base64,PD94", "data:image/svg+xml;base64,xxxx", 1))
     assert "broken=1" in _open(probed, tmp_path, 1200)[0]
+
+
+def test_pages_follow_the_dark_of_the_system(pages: dict[str, Path], tmp_path: Path) -> None:
+    probed = tmp_path / "probed.html"
+    text = re.sub(r"<meta http-equiv=.*?>", "", pages["comparison"].read_text()).replace("</head>", PROBE + "</head>")
+    probed.write_text(text)
+    assert "paper=rgb(255, 255, 255)" in _open(probed, tmp_path, 900, "--blink-settings=preferredColorScheme=1")[0]
+    assert "paper=rgb(21, 24, 28)" in _open(probed, tmp_path, 900, "--blink-settings=preferredColorScheme=0")[0]

@@ -8,16 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_cases import predictions, write_metrics, write_run, write_validation
+import torch
+from report_cases import assert_numbers, predictions, write_metrics, write_run, write_validation
 
 from pipeline.errors import UserError
 from pipeline.files import write_json
-from report import discussion
+from pipeline.submission import Made, read_made, write_made
+from report import discussion, style
 from report.__main__ import ReportSettings, main, report
+from report.network import load_network, view_logits
 from report.plots import write_run_plots
 from report.run_files import read_run
+from report.run_network import Patches
 from report.run_page import _trained
+from report.schedule import learning_rates, one_cycle
+from report.scores import Threshold
 from report.submission_page import read_submission
+from training import step as training_step
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +67,129 @@ def test_full_run_shows_every_section(full_page: tuple[str, dict, Path], run: Pa
     assert 0 <= facts["grad_cam"]["energy_in_centre"] <= 1
     kept = json.loads((run / "calibration.json").read_text())
     assert kept["temperature"] in (1, kept["fitted_temperature"]) and kept["fitted_on"] + kept["shown_on"] == 200
-    for name in ("course_of_training", "roc_and_precision_recall", "confusion_by_threshold", "reliability", "grad_cam"):
+    for name in ("loss", "accuracy", "auc", "learning_rate", "roc", "precision_recall", "confusion", "reliability"):
+        assert "<svg" in (out / "plots" / f"{name}.svg").read_text()
+    for name in ("loss", "accuracy", "roc", "confusion", "grad_cam"):
         assert (out / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert_numbers(out, {"what", "value", "setting", "score", "threshold", "operating point", "shown to the network"})
+
+
+def test_the_page_opens_with_what_is_asked(full_page: tuple[str, dict, Path], run: Path) -> None:
+    html, facts, _ = full_page
+    head = html[html.index("<h1>") : html.index("<nav>")]
+    chosen = facts["chosen"]
+    auc = facts["scores"]["auc"]
+    for said in (
+        f"<dd>{auc['value']:.4f}</dd>", f"95 % interval {auc['low']:.4f} to {auc['high']:.4f}, by patch",
+        "<dd>by patch</dd>",
+        f"<dd>{chosen['sensitivity']:.1%}</dd>", f"<dd>{chosen['specificity']:.1%}</dd>", "<dd>800 images/s</dd>",
+        f"at p ≥ {chosen['threshold']:.3f}",
+    ):  # fmt: skip
+        assert said in head
+    low, high = chosen["sensitivity_interval"]
+    assert low < chosen["sensitivity"] < high and chosen["name"] == "Youden's"
+    links = re.findall(r'<a href="#([a-z-]+)">', head)
+    assert len(links) == 3 and all(f'<section id="{link}">' in html for link in links)
+    assert html.index("<nav>") < html.index("<h2>What was trained</h2>")
+
+
+def test_what_asks_for_action_is_found_first() -> None:
+    row = {"epoch": 5.0, "val_loss": 0.2, "train_accuracy": 0.95}
+    auc = {"auc": {"value": 0.9, "low": 0.8, "high": 0.95}}
+    facts = {
+        "epochs": 9, "best_epoch": 5, "best": row, "last": {**row, "epoch": 9.0}, "data_wait": 0.4, "scores": auc,
+        "interval_unit": "patch", "grouped": False,
+    }  # fmt: skip
+    assert [finding.section for finding in discussion.most_urgent(facts)] == [
+        "Performance", "Throughput", "Course of training",
+    ]  # fmt: skip
+    assert discussion.most_urgent({**facts, "grouped": True})[0].section == "Throughput"
+
+
+def test_decisions_say_what_a_call_is_worth() -> None:
+    decision = Threshold("0.5", 0.5, np.array([[50, 10], [5, 35]]))
+    assert (decision.ppv, decision.npv) == (35 / 45, 50 / 55)
+    assert decision.f1 == pytest.approx(2 * decision.ppv * decision.sensitivity / (decision.ppv + decision.sensitivity))
+    none = Threshold("0.5", 0.5, np.array([[60, 0], [40, 0]]))
+    assert np.isnan(none.ppv) and none.npv == 0.6 and none.f1 == 0
+
+
+def test_curves_and_tables_name_what_they_show(full_page: tuple[str, dict, Path]) -> None:
+    html, facts, out = full_page
+    ap = facts["scores"]["average_precision"]["value"]
+    assert f"(AP {ap:.4f})" in (out / "plots" / "precision_recall.svg").read_text()
+    assert ">PPV</th>" in html and ">NPV</th>" in html and ">F1</th>" in html
+    reliability = (out / "plots" / "reliability.svg").read_text()
+    assert "before temperature scaling" in reliability and "after temperature scaling" in reliability
+
+
+def test_charts_follow_dark_mode_in_colours_that_can_be_seen() -> None:
+    def luminance(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+    def contrast(one: str, other: str) -> float:
+        high, low = sorted((luminance(one), luminance(other)), reverse=True)
+        return (high + 0.05) / (low + 0.05)
+
+    dark_paper = style.DARK[style.PAPER]
+    lines = {*style.RUN_COLOURS, *style.CLASS_COLOURS, style.TRAINING, style.VALIDATION, style.TEST, style.ACCENT}
+    for colour in lines:  # WCAG 2.1 asks for 3 of graphics and for 4.5 of text
+        assert contrast(colour, style.PAPER) >= 3 and contrast(style.DARK[colour], dark_paper) >= 3
+    for ink in (style.INK, style.FAINT_INK):
+        assert contrast(ink, style.PAPER) >= 4.5 and contrast(style.DARK[ink], dark_paper) >= 4.5
+    figure, (ax,) = style.new_figure()
+    ax.plot([0, 1], [0, 1], color=style.NEGATIVE)
+    svg = style.to_svg(figure)
+    assert "prefers-color-scheme: dark" in svg and f"stroke: {style.NEGATIVE.lower()}" in svg
+    assert f'[style*="stroke: {style.NEGATIVE.lower()}"]{{stroke:{style.DARK[style.NEGATIVE]}!important}}' in svg
+
+
+@pytest.mark.parametrize(
+    ("warmup", "steps"), [(0.25, 40), (0.0, 12), (1.0, 10), (0.5, 2), (0.25, 4), (0.1, 10), (0.3, 7), (0.25, 1)]
+)
+def test_the_drawn_learning_rates_are_those_of_training(warmup: float, steps: int) -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.003)
+    schedule = training_step.one_cycle(optimizer, warmup, steps)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    np.testing.assert_allclose(one_cycle(0.003, warmup, steps), rates, rtol=1e-5)
+
+
+def test_learning_rate_by_step_unless_the_run_had_another(tmp_path: Path, kaggle_folder: Path) -> None:
+    folder = write_run(tmp_path / "r", kaggle_folder, weights=False)
+    config = json.loads((folder / "config.json").read_text())
+    config["settings"]["optim"] |= {"epochs": 4, "batch_size": 80, "warmup": 0.25, "lr": 0.001}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert learning_rates(read_run(folder)) is None, "metrics.csv has other rates: its own are drawn"
+    text = (folder / "metrics.csv").read_text()
+    for rate in one_cycle(0.001, 0.25, 40)[[9, 19, 29, 39]]:
+        text = text.replace(",0.001,", f",{rate!r},", 1)
+    (folder / "metrics.csv").write_text(text.replace("np.float64(", "").replace(")", ""))
+    epochs, rates = learning_rates(read_run(folder))
+    assert len(epochs) == 40 and epochs[-1] == 4 and rates.argmax() == 9
+
+
+def test_mistakes_have_a_page_of_their_own(tmp_path: Path, run: Path) -> None:
+    path = report(ReportSettings((run,), out=tmp_path, patches=10, mistakes=9))
+    html, page = path.read_text(), (tmp_path / "mistakes.html").read_text()
+    assert '<a href="mistakes.html">' in html and '<a href="report.html">' in page
+    v = read_run(run).validation
+    for label, name in ((0, "all_false_positives"), (1, "all_false_negatives")):
+        with open(tmp_path / "tables" / f"{name}.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        wrong = np.flatnonzero((v.labels == label) & ((v.probabilities > 0.5) != label))
+        worst = wrong[np.argsort(-np.abs(v.probabilities[wrong] - 0.5), kind="stable")][:9]
+        assert [row["id"] for row in rows] == v.ids[worst].tolist() and len(rows) == 9
+        assert [float(row["probability"]) for row in rows] == v.probabilities[worst].tolist()
+        assert all(f"p = {p:.4f}, label {label}" in page for p in v.probabilities[worst])
+    assert page.count('alt="Grad-CAM of ') == 18
+    with pytest.raises(UserError, match="--mistakes"):
+        report(ReportSettings((run, run), mistakes=3))
 
 
 def test_mistakes_are_the_worst(full_page: tuple[str, dict, Path], run: Path) -> None:
@@ -85,10 +213,18 @@ def test_plots_of_the_loop(run: Path) -> None:
     assert [path.name for path in write_run_plots(run)] == ["loss.png", "accuracy.png", "roc.png", "confusion.png"]
 
 
-def test_empty_folder_gets_a_page(tmp_path: Path) -> None:
-    html = _page(tmp_path)
-    assert "config.json is not there" in html and "no predictions on validation patches" in html
-    assert write_run_plots(tmp_path) == []
+def test_a_run_without_an_epoch_is_no_report(
+    tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "begun"
+    folder.mkdir()
+    for what in ([folder], [run, folder]):  # empty, then with its settings alone
+        monkeypatch.setattr("sys.argv", ["report", *map(str, what), "--out", str(tmp_path / "out")])
+        assert main() == 1
+        said = capsys.readouterr().err.strip()
+        assert said.startswith("error: ") and "\n" not in said and "nothing to report" in said and str(folder) in said
+        shutil.copy(run / "config.json", folder)
+    assert not (tmp_path / "out").exists() and write_run_plots(folder) == []
 
 
 def test_a_folder_of_other_things_is_no_run(run: Path, kaggle_folder: Path, tmp_path: Path) -> None:
@@ -102,7 +238,7 @@ def test_tables_of_a_part_of_validation_say_so_and_give_intervals(full_page: tup
     html, facts, out = full_page
     assert html.count("60 of the 200 validation patches, drawn at random") == 2
     with open(out / "tables" / "masking.csv", newline="") as file:
-        assert all(" to " in row["95 % interval of the change"] for row in list(csv.DictReader(file))[1:])
+        assert all(float(row["from"]) <= float(row["to"]) for row in list(csv.DictReader(file))[1:])
     gap = facts["centre_over_rim"]
     assert gap["patches"] == 60 and gap["low"] <= gap["value"] <= gap["high"]
     with open(out / "tables" / "grad_cam.csv", newline="") as file:
@@ -155,9 +291,9 @@ def test_values_that_make_no_sense_are_left_out_or_named(tmp_path: Path, kaggle_
     (folder / "config.json").write_text(json.dumps(config))
     metrics = (folder / "metrics.csv").read_text()
     (folder / "metrics.csv").write_text(metrics.replace(",800,0.1,10\n", ",inf,inf,inf\n", 1))
-    assert not {"training patches", "patch size"} & told().keys() and told()["training time"] == "30 s"
+    assert not {"training patches", "patch size, pixels"} & told().keys() and told()["training time"].text == "30 s"
     write_json(folder / "config.json", config | {"train_patches": 12_345, "train_positive_share": 0.4})
-    assert told()["training patches"] == "12,345, 40.0% positive"
+    assert told()["training patches"] == 12_345 and told()["of these positive"].text == "40.0%"
     (folder / "config.json").write_text((folder / "config.json").read_text().replace("12345", "54321"))
     assert "training patches" not in told()
     lines = (folder / "validation.csv").read_text().splitlines()
@@ -239,7 +375,7 @@ def test_comparison_warns_of_trained_patches_and_takes_broken_runs(tmp_path: Pat
     (other / "split.csv").write_text("id,part\n" + "".join(f"{i},train\n" for i in ids))
     (tmp_path / "empty").mkdir()
     html = report(ReportSettings((run, other, tmp_path / "empty"), out=tmp_path / "cmp")).read_text()
-    assert "200 of these patches were trained on" in html and "empty: no epoch has ended" in html
+    assert "was trained on 200 of these patches" in html and "empty: no epoch has ended" in html
     labels = (other / "validation.csv").read_text()
     (other / "validation.csv").write_text(re.sub(r",([01]),", lambda found: f",{1 - int(found[1])},", labels, count=3))
     html = report(ReportSettings((run, other), out=tmp_path / "cmp")).read_text()
@@ -292,11 +428,64 @@ def test_submission_with_labels_gaps_or_no_data(
     path = tmp_path / "s.csv"
     ids = _submission(path, kaggle_folder)
     path.write_text("id,label\n" + "".join(f"{i},{n % 2}\n" for n, i in enumerate(ids[:20])) + "foreign,1\n")
-    html = report(ReportSettings((path,), data_dir=kaggle_folder, cache_dir=tmp_path / "cache")).read_text()
+    with pytest.raises(UserError, match=r"Not valid for .* 1 unknown ids: 'foreign'; see .*submission\.html"):
+        report(ReportSettings((path,), data_dir=kaggle_folder, cache_dir=tmp_path / "cache"))
+    html = (tmp_path / "s-report" / "submission.html").read_text()
     assert html.index('class="bad"') < html.index("<h2>Predictions") and "Not valid for" in html
-    assert "warning: Not valid for" in capsys.readouterr().err
-    assert "1 of 21 ids are not among" in html and "10 test patches have no prediction" in html and "0 or 1" in html
+    assert "1 of 21 ids are not among" in html and "10 test patches without a prediction" in html and "0 or 1" in html
     assert "No --data-dir was given" in report(ReportSettings((path,))).read_text()
+
+
+def test_an_invalid_submission_ends_with_an_error(
+    tmp_path: Path, kaggle_folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bad.csv"
+    ids = _submission(path, kaggle_folder)
+    whole = path.read_text()
+    for text, options, said in (
+        (whole.replace(f"{ids[3]},", "", 1), ["--data-dir", str(kaggle_folder)], "line 5: expected a probability"),
+        ("\n".join(whole.splitlines()[:-1]), ["--data-dir", str(kaggle_folder)], f"1 ids missing: '{ids[-1]}'"),
+        ("\n".join(whole.splitlines()[:-1]), ["--run", str(run)], f"1 ids missing: '{ids[-1]}'"),
+        (whole + f"{ids[0]},0.5\n", [], f"1 ids more than once: '{ids[0]}'"),
+    ):
+        path.write_text(text)
+        monkeypatch.setattr("sys.argv", ["report", str(path), "--cache-dir", str(tmp_path / "cache"), *options])
+        assert main() == 1
+        err = capsys.readouterr().err.strip()
+        assert err.startswith("error: ") and "\n" not in err and said in err
+
+
+def test_a_submission_is_held_against_validation_in_as_many_views(
+    tmp_path: Path, kaggle_folder: Path, run: Path
+) -> None:
+    path = tmp_path / "s.csv"
+    _submission(path, kaggle_folder)
+    settings = ReportSettings((path,), data_dir=kaggle_folder, run=(run,), cache_dir=tmp_path / "cache", patches=40)
+
+    def kept() -> tuple[str, dict[str, float]]:
+        html = report(settings).read_text()
+        with open(tmp_path / "s-report" / "tables" / "predictions.csv", newline="") as file:
+            return html, list(csv.DictReader(file))[1]
+
+    html, row = kept()
+    v = read_run(run).validation
+    assert "how many views the submission averages is not known" in html and "not made in the same way" in html
+    assert float(row["mean"]) == pytest.approx(v.probabilities.mean())
+    write_made(path, Made((str(run),), views=1, calibrated=False, threshold=None))
+    html, row = kept()
+    assert "one view: as the submission was made" in html and float(row["mean"]) == pytest.approx(
+        v.probabilities.mean()
+    )
+    write_made(path, Made((str(run),), views=8, calibrated=False, threshold=None))
+    html, row = kept()
+    assert "40 patches of 200, 8 views: as the submission was made" in html and row["patches"] == "40"
+    network, made = load_network(run / "best.safetensors", torch.device("cpu")), read_made(path)
+    places = np.sort(np.random.default_rng(0).permutation(200)[:40])
+    logits = view_logits(network, Patches(read_run(run), v, None).pixels(places))
+    assert float(row["mean"]) == pytest.approx((1 / (1 + np.exp(-logits.mean(axis=0)))).mean(), abs=1e-6)
+    path.write_text(path.read_text().replace(",0.0000", ",0.0001"))
+    assert made[1] and read_made(path) == (made[0], False), "the file has been changed since"
+    assert "is not known" in kept()[0]
 
 
 @pytest.mark.parametrize(

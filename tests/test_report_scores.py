@@ -13,8 +13,9 @@ from report.calibration import (
     calibrate,
     expected_calibration_error,
     fit_temperature,
+    reliability,
 )
-from report.scores import Scorer, auc_difference, operating_points, score_with_intervals, thresholds
+from report.scores import Scorer, auc_difference, operating_points, score_with_intervals, thresholds, wilson_interval
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 6), st.integers(0, 4)), min_size=4, max_size=40))
@@ -118,6 +119,18 @@ def test_halves_of_a_calibration_share_no_slide_and_too_little_is_said() -> None
     assert isinstance(result, CalibrationResult) and result.calibration.fitted_on % 40 == 0
     assert "too few" in calibrate(labels[:10], probabilities[:10])
     assert "one class" in calibrate(np.ones(100, int), probabilities[:100])
+
+
+def test_wilson_intervals_are_the_published_ones() -> None:
+    low, high = wilson_interval(np.array([0, 5, 10, 81]), np.array([10, 10, 10, 263]))
+    np.testing.assert_allclose(low, [0, 0.2366, 0.7225, 0.2553], atol=1e-4)  # the last: Newcombe (1998), table I
+    np.testing.assert_allclose(high, [0.2775, 0.7634, 1, 0.3662], atol=1e-4)
+
+
+def test_reliability_of_few_patches_is_less_sure() -> None:
+    few, many = (reliability(np.array([0, 1] * n), np.full(2 * n, 0.5)) for n in (5, 500))
+    assert few.observed == many.observed == 0.5 and few.count == 10
+    assert few.low < many.low < 0.5 < many.high < few.high
 
 
 def test_expected_calibration_error_of_known_bins() -> None:

@@ -15,7 +15,7 @@ from pipeline.loader import Loader
 from pipeline.open import AnySource
 from pipeline.settings import AUGMENTATIONS, InputSettings, Normalisation
 from pipeline.sources import check_source_size
-from pipeline.submission import write_submission
+from pipeline.submission import Made, write_made, write_submission
 from training.device import Precision
 from training.ensemble import Ensemble
 from training.inference import BATCH_SIZES, predict_logits
@@ -77,10 +77,9 @@ def probabilities_of(
 
 
 def write_predictions(
-    table: PatchTable, order: Sequence[str] | None, probabilities: np.ndarray, prior: float, *, out: Path,
-    threshold: float | None,
+    table: PatchTable, order: Sequence[str] | None, probabilities: np.ndarray, prior: float, *, out: Path, made: Made,
 ) -> None:  # fmt: skip
-    """Write the submission and, beside it, the list of patches that were left out; says where.
+    """Write the submission and, beside it, how it was made and which patches were left out; says where.
 
     Args:
         table: the test patches.
@@ -88,17 +87,18 @@ def write_predictions(
         probabilities: [N], by row of ``table``.
         prior: probability of patches that were left out.
         out: the file.
-        threshold: label 1 at this probability and above, else 0; None writes probabilities.
+        made: how the probabilities were made; with its threshold, label 1 at it and above, else 0.
 
     Raises:
         UserError: a file cannot be written.
     """
     ids, probabilities = with_prior(table, order, probabilities, prior)
-    values = probabilities if threshold is None else (probabilities >= threshold).astype(np.int64)
+    values = probabilities if made.threshold is None else (probabilities >= made.threshold).astype(np.int64)
     replaced = " (replaced)" * out.exists()
     for warning in write_submission(out, ids, values, expected_ids=ids):
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{len(ids):,} predictions in {out}{replaced}", flush=True)
+    write_made(out, made)
     left_out = out.with_suffix(".left_out.csv")
     if table.left_out:
         write_left_out(left_out, table.left_out)

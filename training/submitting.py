@@ -16,6 +16,7 @@ from pipeline.open import AnySource, open_source
 from pipeline.settings import InputSettings
 from pipeline.sources import require_size
 from pipeline.stores import FolderStore
+from pipeline.submission import Made
 from pipeline.tiff import LayoutChecker, NeedsDecoder, StripLayout, TiffError
 from training.beside import beside
 from training.config import TrainConfig
@@ -108,9 +109,9 @@ def write_submission_of(
             ensemble, test.source(), np.arange(len(test.table)), settings=test.settings, origin=origin, batch_size=0,
             precision=precision, views=settings.tta,
         )  # fmt: skip
+        made = Made((str(folder.path),), settings.tta, settings.calibrated, settings.threshold)
         write_predictions(
-            test.table, patches.sample_ids, probabilities, ensemble.prevalence, out=settings.submission,
-            threshold=settings.threshold,
+            test.table, patches.sample_ids, probabilities, ensemble.prevalence, out=settings.submission, made=made
         )  # fmt: skip
     except UserError as error:
         raise UserError(
