@@ -233,6 +233,11 @@ def _attribution(
             f" {count_of(len(few), 'patch')}), which is {share(area)} of the area."
         ),
     ]
+    if not cams.any():
+        del facts["grad_cam"]
+        blocks = [
+            Note("Grad-CAM is left out: in its later half this network has no map of the patch, as transformers.")
+        ]
     if len(np.unique(labels)) == 2:
         blocks.append(_masking(network, pixels, labels, views[0], len(validation), facts))
     else:

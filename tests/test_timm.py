@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from report_cases import write_run
 from tests_support import random_patches, weights_info
 from torch import nn
 from training_cases import one_thread, smoke_args, write_small_dataset  # noqa: F401 (a fixture)
@@ -20,6 +21,7 @@ from models.saved import WeightsError, load_network, weights_file
 from pipeline.errors import UserError
 from pipeline.settings import KAGGLE_NORMALISATION
 from report.network import Network, grad_cam
+from report.run_page import write_run_report
 from training.predictor import Predictor
 from training.run_folder import settle
 
@@ -147,6 +149,17 @@ def test_grad_cam_speaks_only_where_there_are_maps(name: str, has_maps: bool) ->
     assert cams.shape == (8, 96, 96)
     spoke = cams.sum((1, 2)) > 0.5  # a map may also say that nothing spoke for the class
     assert spoke.any() == has_maps
+
+
+def test_a_report_leaves_grad_cam_out_with_a_word(tmp_path: Path) -> None:
+    data = write_small_dataset(tmp_path / "data")
+    run = write_run(tmp_path / "run", data, weights=False)
+    torch.manual_seed(0)
+    network = create_model("timm:test_vit", dropout=0.0)
+    (run / "best.safetensors").write_bytes(weights_file(network, weights_info("timm:test_vit", 0.0, 32)))
+    page = write_run_report(run, data_dir=data, patches=20).read_text()
+    assert "Grad-CAM is left out" in page
+    assert "centre hidden" in page
 
 
 def test_it_trains_predicts_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
