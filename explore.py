@@ -66,7 +66,7 @@ def explore(settings: ExploreSettings) -> Path:
     from report.write import write_page
 
     page = explore_page(dataset, splits, notes + missing(dataset), time.perf_counter() - began)
-    paths = write_page(page, settings.out, "explore")
+    paths = write_page(page, settings.out, "explore", png=True)
     total = sum(len(s.table) for s in splits)
     stamp = " [SYNTHETIC data]" if dataset.synthetic else ""
     print(f"{paths[-1]}: {total:,} patches in {time.perf_counter() - began:,.0f} s{stamp}")

@@ -21,8 +21,10 @@ _SHEET_COLUMNS = 8
 _NUMBER = re.compile(r"[-+–]?([\d.,:]+ ?(%|s|min|h)?)?( to [-+]?[\d.,]+)?")
 
 
-def write_page(page: Page, folder: Path, stem: str) -> list[Path]:
+def write_page(page: Page, folder: Path, stem: str, *, png: bool = False) -> list[Path]:
     """Write ``<stem>.html``, ``<stem>.json``, ``plots/*.svg`` and ``tables/*.csv`` into ``folder``.
+
+    With ``png`` each chart is also a PNG file, for notebooks and slides; that takes a tenth of a second each.
 
     Each file is written whole or not at all, the page last.
 
@@ -41,6 +43,10 @@ def write_page(page: Page, folder: Path, stem: str) -> list[Path]:
     for section in page.sections:
         for block in section.blocks:
             written += _write_files(block, folder, charts)
+            for picture in _pictures(block) if png else ():
+                written.append(place(folder, "plots", f"{picture.name}.png"))
+                content = style.to_png(picture.figure, synthetic=page.synthetic)
+                write_whole(written[-1], lambda file, content=content: file.write(content))
         shown = [_view(block, charts, anchors) for block in section.blocks]
         views.append({"title": section.title, "anchor": anchors[section.title], "blocks": shown})
     written.append(place(folder, "", f"{stem}.json"))

@@ -172,6 +172,7 @@ def test_page_and_files(kaggle_folder: Path, tmp_path: Path) -> None:
     assert facts["train"]["ids_are_sha1"] == 200 and not facts["synthetic"]
     assert facts["drift_ks"].keys() == {"brightness", "saturation", "haematoxylin", "eosin"}
     assert "<svg" in (out / "plots" / "intensities_red.svg").read_text()
+    assert (out / "plots" / "intensities_red.png").read_bytes().startswith(b"\x89PNG")
     mean, std = (", ".join(f"{v:.4f}" for v in facts["train"][key]) for key in ("channel_mean", "channel_std"))
     assert f"transforms.Normalize(mean=[{mean}], std=[{std}])" in html
     assert "SYNTHETIC" not in html and "every id is the SHA-1" in html
