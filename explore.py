@@ -55,7 +55,7 @@ def explore(settings: ExploreSettings) -> Path:
         raise UserError(f"{settings.groups}: expected a CSV file id,wsi, found nothing there")
     from pipeline.dataset import open_dataset
 
-    dataset = open_dataset(settings.data_dir, skip_missing=True)
+    dataset = open_dataset(settings.data_dir, skip_missing=True, cache_dir=settings.cache_dir)
     notes: list[str] = []
     splits = [measure(table, settings, notes) for table in (dataset.train, dataset.test) if table is not None]
     if settings.groups is not None and not any(split.slides is not None for split in splits):
@@ -89,8 +89,9 @@ def measure(table: "PatchTable", settings: ExploreSettings, notes: list[str]) ->
         notes.append(f"{table.split}: {len(table.left_out):,} patches are left out:{reasons}")
     source = open_source(table, inputs, device="cpu", cache_dir=settings.cache_dir)
     stats = measure_patches(source, table.labels, threads=inputs.threads, name=f"measuring {table.split}")
-    slides = None
+    slides = table.slides
     if settings.groups is not None:
+        slides = None
         try:
             slides, note = read_slides(settings.groups, table.ids)
         except UserError as error:
@@ -105,9 +106,12 @@ def layouts_of(table: "PatchTable", threads: int, cache_dir: Path) -> str:
     import numpy as np
 
     from pipeline.layouts import check_image, scan_layouts
+    from pipeline.packed_store import PackedStore
     from pipeline.stores import FolderStore
     from pipeline.tiff import LayoutChecker, StripLayout, TiffError
 
+    if isinstance(table.store, PackedStore):
+        return "HDF5"
     if isinstance(table.store, FolderStore):
         layouts = scan_layouts(table, threads=threads, progress=True, cache_dir=cache_dir)
         kinds, looked_at = Counter(layouts.kinds), len(table)

@@ -93,7 +93,9 @@ def predict(settings: PredictSettings) -> None:
     from pipeline.dataset import open_dataset  # NumPy
     from pipeline.left_out import usable
 
-    dataset = open_dataset(settings.data_dir, skip_missing=True)
+    dataset = open_dataset(
+        settings.data_dir, skip_missing=True, cache_dir=settings.cache_dir, splits=("test",)
+    )  # fmt: skip
     print(f"data: {dataset.root}", flush=True)
     whole = dataset.require_train() if settings.evaluate else dataset.require_test()
     threads = settings.workers or usable_cores()

@@ -58,7 +58,7 @@ class BenchOptions:
         """The labelled patches, the rows [n] int64 to use, and the device. Raises UserError."""
         device = choose_device(self.device)
         prepare_backends(device)
-        table = open_dataset(self.data_dir).require_train()
+        table = open_dataset(self.data_dir, cache_dir=self.cache_dir, splits=("train",)).require_train()
         print(table.describe())
         return table, np.arange(min(self.patches, len(table))), device
 

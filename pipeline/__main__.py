@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -33,7 +33,7 @@ class Pack:
         from pipeline.left_out import usable
 
         settings = InputSettings(source="packed", workers=self.workers)
-        for listed in _tables(self.data_dir, skip_missing=True):
+        for listed in _tables(self.data_dir, self.out, skip_missing=True):
             from pipeline.open import open_source  # with torch
 
             table = usable(listed, self.on_bad, threads=settings.threads, cache_dir=self.out)
@@ -52,7 +52,7 @@ class Verify:
     """Threads; 0 takes every core."""
 
     def run(self) -> None:
-        for table in _tables(self.data_dir):
+        for table in _tables(self.data_dir, self.cache_dir):
             from pipeline.open import open_source  # with torch
 
             settings = InputSettings(workers=self.workers)
@@ -62,20 +62,29 @@ class Verify:
 
 @dataclass(frozen=True)
 class Synth:
-    """Write a SYNTHETIC data set of H&E-like patches in Kaggle's exact layout."""
+    """Write a SYNTHETIC data set of H&E-like patches in Kaggle's exact layout, or in PatchCamelyon's."""
 
     out: Path
     """Folder to write; new or empty."""
+    layout: Literal["kaggle", "pcam"] = "kaggle"
+    """kaggle: TIFF files and tables; pcam: HDF5 files of train, valid and test, with their slides."""
     train: int = 4000
     """Labelled patches."""
     test: int = 500
-    """Unlabelled patches, from slides that train/ has not."""
+    """Unlabelled patches, from slides that train/ has not; with --layout pcam labelled, and as many to validate on."""
     size: int = 96
     """Pixels a side."""
     seed: int = 0
     """Same seed, same bytes."""
 
     def run(self) -> None:
+        if self.layout == "pcam":
+            from pipeline.synthetic_pcam import write_pcam
+
+            write_pcam(self.out, train=self.train, valid=self.test, test=self.test, size=self.size, seed=self.seed)
+            count = f"{self.train:,} training, {self.test:,} validation and {self.test:,} test patches"
+            print(f"{self.out}: {count} in PatchCamelyon's layout [SYNTHETIC]")
+            return
         from pipeline.synthetic import write_dataset
 
         write_dataset(self.out, train=self.train, test=self.test, size=self.size, seed=self.seed)
@@ -111,10 +120,10 @@ Command = (
 )
 
 
-def _tables(data_dir: Path, *, skip_missing: bool = False) -> "list[PatchTable]":
+def _tables(data_dir: Path, cache_dir: Path, *, skip_missing: bool = False) -> "list[PatchTable]":
     from pipeline.dataset import open_dataset
 
-    dataset = open_dataset(data_dir, skip_missing=skip_missing)
+    dataset = open_dataset(data_dir, skip_missing=skip_missing, cache_dir=cache_dir)
     tables = [table for table in (dataset.train, dataset.test) if table is not None]
     for table in tables:
         print(table.describe())

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 from pipeline.errors import UserError
 from pipeline.files import semicolons
+from pipeline.pcam_names import is_pcam
 from pipeline.stores import MAX_CSV_BYTES, SUFFIXES, Archive, FolderStore, Store, ZipStore, unreadable
 
 LABELS_FILE = "train_labels.csv"
@@ -46,6 +47,12 @@ class PatchTable:
     """Image files beside these that no table lists; they are left alone."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """{id: reason} of patches that the data set lists and this table lacks, because their files cannot be used."""
+    layout: str = "kaggle"
+    """kaggle, or pcam for PatchCamelyon's HDF5 files."""
+    slides: np.ndarray | None = None
+    """[N] str, the slide of each patch; None where the data set does not say."""
+    validation: np.ndarray | None = None
+    """[N] bool, whether the data set itself keeps the patch for validation; None where it has no split of its own."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -57,14 +64,19 @@ class PatchTable:
 
     def take(self, rows: np.ndarray) -> "PatchTable":
         """The patches ``rows`` [k] alone, as a table of their own."""
-        labels = None if self.labels is None else self.labels[rows]
-        return replace(self, ids=self.ids[rows], labels=labels, store=self.store.take(rows))
+        columns = {"labels": self.labels, "slides": self.slides, "validation": self.validation}
+        taken = {name: None if column is None else column[rows] for name, column in columns.items()}
+        return replace(self, ids=self.ids[rows], store=self.store.take(rows), **taken)
 
     def describe(self) -> str:
         """One line for the user."""
         text = f"{self.split}: {len(self):,} patches"
         if self.labels is not None:
             text += f", {int(self.labels.sum()):,} positive ({self.positive_share:.1%})"
+        if self.slides is not None:
+            text += f", from {len(np.unique(self.slides)):,} slides"
+        if self.validation is not None:
+            text += f"; the data set keeps {int(self.validation.sum()):,} of them for validation"
         if self.unlisted:
             text += f"; {self.unlisted:,} image files without a {'label' if self.split == 'train' else 'row'} left out"
         return text + (" [SYNTHETIC]" if self.synthetic else "")
@@ -81,17 +93,20 @@ class Dataset:
     sample_ids: list[str] | None
     """The ids of sample_submission.csv in its order; None without that file."""
     synthetic: bool
+    lacking: Mapping[str, str] = field(default_factory=dict)
+    """{split: what was expected and what was found} where a split is missing and more is known than that."""
 
     def require_train(self) -> PatchTable:
         """The labelled split. Raises DatasetError if it is missing."""
         if self.train is None:
-            raise DatasetError(f"{self.root}: expected {LABELS_FILE} and train/, found no {LABELS_FILE}")
+            default = f"{self.root}: expected {LABELS_FILE} and train/, found no {LABELS_FILE}"
+            raise DatasetError(self.lacking.get("train", default))
         return self.train
 
     def require_test(self) -> PatchTable:
         """The test split. Raises DatasetError if it is missing."""
         if self.test is None:
-            raise DatasetError(f"{self.root}: expected test/ with image files, found none")
+            raise DatasetError(self.lacking.get("test", f"{self.root}: expected test/ with image files, found none"))
         return self.test
 
 
@@ -103,6 +118,10 @@ def dataset_root(data_dir: str | Path) -> Path:
     """
     root = Path(data_dir)
     if root.is_file():
+        if is_pcam([root.name]):
+            raise DatasetError(
+                f"{root}: expected the folder of PatchCamelyon's files, found one of them; give {root.parent}"
+            )
         return root
     if not root.exists():
         raise DatasetError(f"{root}: expected Kaggle's folder or .zip, found nothing there")
@@ -110,7 +129,12 @@ def dataset_root(data_dir: str | Path) -> Path:
         entries = sorted(root.iterdir())
     except OSError as error:
         raise unreadable(str(root), error) from error
-    if _is_top({entry.name for entry in entries}):
+    names = {entry.name for entry in entries}
+    if is_pcam(names) and names & {LABELS_FILE, SAMPLE_FILE}:
+        raise DatasetError(
+            f"{root}: holds files of Kaggle's and of PatchCamelyon's; move one of them to a folder of its own"
+        )
+    if is_pcam(names) or _is_top(names):
         return root
     folders = [
         entry for entry in entries
@@ -128,19 +152,30 @@ def dataset_root(data_dir: str | Path) -> Path:
     return root
 
 
-def open_dataset(data_dir: str | Path, *, skip_missing: bool = False) -> Dataset:
+def open_dataset(
+    data_dir: str | Path, *, skip_missing: bool = False, cache_dir: str | Path = "cache",
+    splits: Collection[str] = ("train", "test"),
+) -> Dataset:  # fmt: skip
     """Open Kaggle's folder, or Kaggle's .zip unextracted, and hold its tables against its files.
+
+    Or open a folder of PatchCamelyon's HDF5 files (see ``pipeline.pcam``), which are packed first if they are not yet.
 
     Args:
         data_dir: where ``dataset_root`` finds ``train_labels.csv`` (header ``id,label``), ``train/<id>.tif``,
             ``test/<id>.tif`` and ``sample_submission.csv``. It is only read.
         skip_missing: leave ids without a file out of the tables, as ``left_out`` says, instead of raising.
+        cache_dir: where PatchCamelyon's packed files are found and made.
+        splits: which of train and test are wanted; of PatchCamelyon's files no others are packed.
 
     Raises:
         DatasetError: the header, a label, an id or a file is not as it should be; the text names the file and line,
             what was expected and what was found, and lists the first few of many.
     """
     root = dataset_root(data_dir)
+    if root.is_dir() and is_pcam(os.listdir(root)):
+        from pipeline.pcam import open_pcam
+
+        return open_pcam(root, splits=splits, cache_dir=Path(cache_dir))
     files = _ZipFiles(root) if root.is_file() else _FolderFiles(root)
     synthetic = files.has(SYNTHETIC_FILE)
     sample_ids = None

@@ -11,6 +11,7 @@ from pipeline.dataset import PatchTable
 from pipeline.errors import UserError, listed
 from pipeline.files import csv_text, write_text
 from pipeline.layouts import bad_files, scan_layouts
+from pipeline.packed_store import PackedStore
 from pipeline.settings import OnBad
 
 _COLUMNS = ["id", "reason"]
@@ -23,12 +24,13 @@ def usable(
     """The table once it is known which of its files can be used; it comes from ``open_dataset(skip_missing=True)``.
 
     With "skip", patches with bad files join those without a file in ``left_out``, and ``say`` is told which. With
-    "error", opening the table as a source raises for all bad files at once, so nothing is looked at here.
+    "error", opening the table as a source raises for all bad files at once, so nothing is looked at here. Patches that
+    were packed when the data set was opened are good.
 
     Raises:
         UserError: not one file is good; or, with "error", files are missing: these and all bad ones are listed.
     """
-    if on_bad == "error" and not table.left_out:
+    if (on_bad == "error" and not table.left_out) or isinstance(table.store, PackedStore):
         return table
     layouts = scan_layouts(table, threads=threads, progress=progress, cache_dir=cache_dir, say=say)
     found = without(table, {str(table.ids[row]): reason for row, reason in layouts.bad.items()})

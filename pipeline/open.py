@@ -11,6 +11,7 @@ from pipeline.engines import choose_engine
 from pipeline.errors import UserError
 from pipeline.layouts import NEEDS_DECODER, Layouts, scan_layouts
 from pipeline.pack import find_pack, make_pack, pack_path
+from pipeline.packed_store import PackedStore
 from pipeline.packfile import PackFile
 from pipeline.settings import InputSettings
 from pipeline.sources import (
@@ -99,6 +100,10 @@ class _Opener:
         return pack_path(self._cache_dir, self._table, self._fingerprint)
 
     def _existing_pack(self) -> PackFile | None:
+        if isinstance(self._table.store, PackedStore):
+            pack = self._table.store.pack
+            pack.require_undamaged(threads=self._settings.threads)
+            return pack
         if not any(self._cache_dir.glob(pack_path(Path(), self._table, "*").name)):
             return None  # none to compare with: the fingerprint, which asks about every file, is not needed
         return find_pack(self._path, self._table, self._fingerprint, threads=self._settings.threads)
@@ -107,12 +112,14 @@ class _Opener:
         """The source and why it was picked."""
         in_folder = isinstance(self._table.store, FolderStore)
         if kind == "packed" or (kind == "auto" and not in_folder):
-            return self.packed(), "asked for" if kind == "packed" else "a .zip is packed once, then read from there"
+            why = "HDF5 files are" if isinstance(self._table.store, PackedStore) else "a .zip is"
+            return self.packed(), "asked for" if kind == "packed" else f"{why} packed once, then read from there"
         if kind == "auto" and (pack := self._existing_pack()) is not None:
             return self._use(pack), f"found {self._path}"
         if kind == "strip" and not in_folder:
             raise UserError(
-                f"source strip: expected a folder of image files, found the .zip of {self._table.store.name(0)}; "
+                f"source strip: expected a folder of image files, found the "
+                f"{'HDF5' if isinstance(self._table.store, PackedStore) else '.zip'} of {self._table.store.name(0)}; "
                 f"use --source packed or auto"
             )
         layouts = self._scan()
@@ -197,6 +204,8 @@ class _Opener:
 
     def packed(self) -> PackedSource:
         """The split's packed file, made if need be."""
+        if isinstance(self._table.store, PackedStore):
+            return self._use(self._existing_pack())
         return self._use(
             make_pack(
                 self._table, self._path, self._fingerprint, threads=self._settings.threads,
@@ -206,7 +215,8 @@ class _Opener:
 
     def _use(self, pack: PackFile) -> PackedSource:
         self._ids_verified = pack.header.ids_verified
-        return PackedSource(pack)
+        store = self._table.store
+        return PackedSource(pack, store.rows if isinstance(store, PackedStore) and not store.whole else None)
 
     def _scan(self) -> Layouts:
         layouts = scan_layouts(

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,16 +82,36 @@ def make_pack(
     Raises:
         UserError: an image is bad (all bad ones are listed), or the disk is full or read-only.
     """
-    if (
-        pack := _found(path, table, fingerprint, verify_ids, threads)
-    ) is not None:  # also in a folder that is read-only
+    return make_once(
+        path,
+        find=lambda: _found(path, table, fingerprint, verify_ids, threads),
+        make=lambda: _pack(table, path, fingerprint, threads, verify_ids, progress),
+        claim_bytes=lambda: _claim(table),
+    )
+
+
+def make_once(
+    path: Path, *, find: Callable[[], PackFile | None], make: Callable[[], None], claim_bytes: Callable[[], int]
+) -> PackFile:  # fmt: skip
+    """The packed file that ``find`` finds, else what ``make`` writes; a lock keeps other processes waiting meanwhile.
+
+    Args:
+        path: the packed file; its folder is made.
+        find: gives the file if it stands and is the right one.
+        make: writes it to ``path``, whole or not at all.
+        claim_bytes: roughly what it takes, for the message where the disk is full.
+
+    Raises:
+        UserError: as ``find`` and ``make``, or the disk is full or read-only.
+    """
+    if (pack := find()) is not None:  # also in a folder that is read-only
         return pack
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent)
         with _locked(path.with_suffix(".lock")):
-            if (pack := _found(path, table, fingerprint, verify_ids, threads)) is None:
-                _pack(table, path, fingerprint, threads, verify_ids, progress)
+            if (pack := find()) is None:
+                make()
                 pack = PackFile(path)
             return pack
     except OSError as error:
@@ -99,7 +120,7 @@ def make_pack(
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise UserError(
             f"{path}: cannot be written: {error.strerror or error}; "
-            + (f"it needs {_claim(table) / 1e9:.1f} GB; " if full else "")
+            + (f"it needs {claim_bytes() / 1e9:.1f} GB; " if full else "")
             + "name another folder with --cache-dir (python -m pipeline pack: --out)"
         ) from error
 

@@ -15,6 +15,10 @@ SOURCE_METAVAR, ENGINE_METAVAR = ("{" + ",".join(names) + "}" for names in (SOUR
 """Of --source and --engine in --help, where nothing given means tuned.json's."""
 OnBad = Literal["error", "skip"]
 """What to do about files that cannot be used: list them all and stop, or leave them out."""
+GroupsMissing = Literal["refuse", "alone", "leave-out"]
+"""What to do about patches that a file of slides does not name."""
+VAL_FRACTION = 0.2
+"""Share of the patches to validate on, where nothing else is asked for."""
 TUNED_FILE = "tuned.json"
 TUNED_SCHEMA = 2
 

@@ -144,18 +144,20 @@ class PackedSource:
 
     kind, encoded, patches_u8 = "packed", False, None
 
-    def __init__(self, pack: PackFile) -> None:
+    def __init__(self, pack: PackFile, rows: np.ndarray | None = None) -> None:
+        """Deliver the patches ``rows`` [k] int64 of ``pack``, numbered anew; None delivers all."""
         self.height, self.width = pack.height, pack.width
-        self.pack = pack
+        self.pack, self._rows = pack, rows
 
     def __len__(self) -> int:
-        return len(self.pack.patches)
+        return len(self.pack.patches if self._rows is None else self._rows)
 
     def name(self, row: int) -> str:
-        return f"{self.pack.path}: patch {row}"
+        return f"{self.pack.path}: patch {row if self._rows is None else self._rows[row]}"
 
     def read_into(self, rows: np.ndarray, out_u8: np.ndarray) -> None:
         # mode="clip" writes straight into out; the default would go through a buffer. Rows are ours and in range.
+        rows = rows if self._rows is None else self._rows[rows]
         np.take(self.pack.patches, rows, axis=0, out=out_u8, mode="clip")
 
 

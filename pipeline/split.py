@@ -8,6 +8,7 @@ import pandas as pd
 
 from pipeline.errors import UserError
 from pipeline.files import csv_text, semicolons, write_text
+from pipeline.settings import VAL_FRACTION, GroupsMissing
 from pipeline.stratify import folds_of, group_folds_of, shuffle_cut
 
 TRAIN, VALIDATION = "train", "validation"
@@ -23,17 +24,19 @@ class Split:
     """[m] int64, ascending."""
     description: str
     """One line for the user."""
+    by_slide: bool = False
+    """Whether it is known that no slide has patches on both sides."""
 
 
 def make_split(
-    labels: np.ndarray, *, val_fraction: float, seed: int, groups: np.ndarray | None = None, folds: int = 0,
+    labels: np.ndarray, *, val_fraction: float | None, seed: int, groups: np.ndarray | None = None, folds: int = 0,
     fold: int = 0,
 ) -> Split:  # fmt: skip
     """Split the patches.
 
     Args:
         labels: [N] of 0 or 1; both sides get the same share of positives, as far as whole slides allow.
-        val_fraction: share of patches to validate on; not used with folds.
+        val_fraction: share of patches to validate on, None for a fifth; not used with folds.
         seed: of the choice.
         groups: [N] slide of each patch: no slide falls on both sides. Without it patches of one slide do, which
             flatters the validation score.
@@ -44,6 +47,7 @@ def make_split(
         UserError: the numbers do not allow such a split, or a side would lack one of the classes.
     """
     labels = np.asarray(labels)
+    val_fraction = VAL_FRACTION if val_fraction is None else val_fraction
     _check(labels, val_fraction, groups, folds, fold)
     n_splits = folds
     if not folds and groups is not None:
@@ -64,7 +68,24 @@ def make_split(
     by_slide = f"{len(np.unique(groups))} slides, none on both sides" if groups is not None else "stratified by label"
     which = f"fold {fold} of {folds}" if folds else f"{len(validation) / len(labels):.0%} for validation"
     sizes = f"{len(train):,} training, {len(validation):,} validation patches"
-    return Split(train, validation, f"{sizes} ({which}, {by_slide})")
+    return Split(train, validation, f"{sizes} ({which}, {by_slide})", by_slide=groups is not None)
+
+
+def published_split(validation: np.ndarray, slides: np.ndarray | None) -> Split:
+    """The split that the data set itself has.
+
+    Args:
+        validation: [N] bool: which patches it keeps for validation.
+        slides: [N] slide of each patch; None where it is not known.
+    """
+    train, kept = np.flatnonzero(~validation), np.flatnonzero(validation)
+    by_slide, apart = "slides not known", False
+    if slides is not None:
+        both = np.intersect1d(slides[train], slides[kept])
+        apart = not len(both)
+        by_slide = f"{len(np.unique(slides))} slides, {len(both) or 'none'} on both sides"
+    sizes = f"{len(train):,} training, {len(kept):,} validation patches"
+    return Split(train, kept, f"{sizes} (as published, {by_slide})", by_slide=apart)
 
 
 def _check(labels: np.ndarray, val_fraction: float, groups: np.ndarray | None, folds: int, fold: int) -> None:
@@ -102,25 +123,47 @@ def read_slide_table(path: str | Path) -> pd.DataFrame:
     return table
 
 
-def read_groups(path: str | Path, ids: np.ndarray) -> np.ndarray:
+def read_groups(path: str | Path, ids: np.ndarray, missing: GroupsMissing = "refuse") -> np.ndarray:
     """Slides of the patches ``ids`` [N], from a CSV file with the header ``id,wsi``: [N] str.
 
+    Args:
+        path: the file.
+        ids: of the patches.
+        missing: what a patch is that the file names no slide for: alone, as if on a slide of its own; or an error.
+
     Raises:
-        UserError: the file is not of that form, or lacks some ids.
+        UserError: the file is not of that form, names none of them, or lacks some and ``missing`` is not "alone".
     """
+    slides, lacking = _slides_of(path, ids)
+    if lacking.any() and missing != "alone":
+        raise UserError(
+            f"{path}: expected a slide for every patch, found none for {int(lacking.sum()):,} of {len(ids):,}, "
+            f"such as {ids[lacking][0]}; --groups-missing alone takes each such patch for a slide of its own, "
+            "--groups-missing leave-out does without them"
+        )
+    return np.where(lacking, np.char.add("no slide: ", ids), slides)
+
+
+def without_slide(path: str | Path, ids: np.ndarray) -> np.ndarray:
+    """Which of the patches ``ids`` [N] a CSV file with the header ``id,wsi`` names no slide for: [N] bool.
+
+    Raises:
+        UserError: as ``read_groups``.
+    """
+    return _slides_of(path, ids)[1]
+
+
+def _slides_of(path: str | Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slides [N] str of ``ids`` [N], and where there is none: [N] bool."""
     table = read_slide_table(path)
     repeated = table["id"].duplicated()
     if repeated.any():
         row = int(np.flatnonzero(repeated)[0])
         raise UserError(f"{path}: line {row + 2}: expected every id once, found {table['id'][row]!r} again")
-    slides = table.set_index("id")["wsi"].reindex(ids)
-    missing = slides.isna() | (slides == "")
-    if missing.any():
-        raise UserError(
-            f"{path}: expected a slide for every patch, found none for {int(missing.sum()):,} of {len(ids):,}, "
-            f"such as {slides.index[missing.to_numpy()][0]}"
-        )
-    return slides.to_numpy(dtype=str)
+    slides = table.set_index("id")["wsi"].reindex(ids).fillna("").to_numpy(dtype=str)
+    if (slides == "").all():
+        raise UserError(f"{path}: expected slides of these patches, found none of their ids, such as {ids[0]}")
+    return slides, slides == ""
 
 
 def write_split(path: str | Path, ids: np.ndarray, split: Split) -> None:

@@ -12,22 +12,23 @@ import math
 import multiprocessing
 import os
 import signal
-import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
 from pipeline.dataset import LABELS_FILE, SAMPLE_FILE, SYNTHETIC_FILE
 from pipeline.errors import UserError
+from pipeline.tiff_writer import tiff_header
 from pipeline.tissue import MIN_SIZE, Scene, central_third, draw_patches, draw_slide
 
 GROUPS_FILE = "groups.csv"
-POSITIVE_SHARE = 0.405  # as in Kaggle's training set
+T = TypeVar("T")
 NEAR_MISS_SHARE = 0.25  # of the negatives
 PATCHES_A_SLIDE = 50  # while that makes at most MAX_SLIDES, then more: Kaggle's set has 216 slides
 MAX_SLIDES = 216
@@ -41,6 +42,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _KEPT_BYTES = 32 * 2**20  # the largest mmap threshold that glibc takes
 
 _SPLITS = ("train", "test")
+_DRAWN = (*_SPLITS, "valid")  # PatchCamelyon's; the place of each is part of what it is drawn from
 _NOTE = "SYNTHETIC: drawn by `python -m pipeline synth`, an image model. A score on it means nothing."
 
 
@@ -48,6 +50,8 @@ _NOTE = "SYNTHETIC: drawn by `python -m pipeline synth`, an image model. A score
 class SynthSettings:
     """What determines a synthetic data set, byte for byte (on one machine and NumPy version)."""
 
+    positive_share: ClassVar[float] = 0.405
+    """As in Kaggle's training set."""
     train: int
     """Labelled patches, at least 1."""
     test: int
@@ -71,7 +75,7 @@ class Part:
     """Some patches of one slide: a task for one process."""
 
     split: str
-    """train or test."""
+    """train or test, or valid in PatchCamelyon's layout."""
     slide: int
     """Number of the slide within its split."""
     index: int
@@ -112,6 +116,23 @@ def write_dataset(
         UserError: an argument is out of range, a folder holds something else, or the disk refuses.
     """
     settings = SynthSettings(train, test, size, seed)
+
+    def fill(folder: Path) -> None:
+        for split in ("train", "test") if test else ("train",):
+            (folder / split).mkdir(exist_ok=True)
+        _write_tables(folder, _write_patches(folder, settings, progress, workers))
+
+    write_folder(out, settings, fill)
+
+
+def write_folder(out: str | Path, settings: SynthSettings, fill: Callable[[Path], None]) -> None:
+    """Let ``fill(folder)`` write the data set of ``settings``; ``out`` is whole afterwards or not there.
+
+    Does nothing if ``out`` already holds this very data set.
+
+    Raises:
+        UserError: a folder holds something else, or the disk refuses.
+    """
     # Not Path.resolve: a link to a folder on another disk stays the user's business.
     out = Path(os.path.abspath(out))
     partial = out.with_name(out.name + ".partial")
@@ -120,10 +141,9 @@ def write_dataset(
         return
     _holds(partial, settings)  # an interrupted run's files have the same names and are written over
     try:
-        for folder in ("train", "test") if test else ("train",):
-            (partial / folder).mkdir(parents=True, exist_ok=True)
+        partial.mkdir(parents=True, exist_ok=True)
         (partial / SYNTHETIC_FILE).write_text(_marker(settings), encoding="utf-8")
-        _write_tables(partial, _write_patches(partial, settings, progress, workers))
+        fill(partial)
         if out.exists():
             out.rmdir()
         partial.rename(out)
@@ -137,12 +157,12 @@ def write_dataset(
 def plan_parts(settings: SynthSettings, split: str) -> Iterator[Part]:
     """Deal a split's shuffled scenes to its slides: their shares are exact over the split, not the slide."""
     count = getattr(settings, split)
-    positives = round(count * POSITIVE_SHARE)
+    positives = round(count * settings.positive_share)
     near_misses = round((count - positives) * NEAR_MISS_SHARE)
     scenes = np.full(count, Scene.NEGATIVE, np.uint8)
     scenes[:positives] = Scene.POSITIVE
     scenes[positives : positives + near_misses] = Scene.NEAR_MISS
-    np.random.default_rng((settings.seed, _SPLITS.index(split))).shuffle(scenes)
+    np.random.default_rng((settings.seed, _DRAWN.index(split))).shuffle(scenes)
     slides = min(max(math.ceil(count / PATCHES_A_SLIDE), MIN_SLIDES), MAX_SLIDES, count)
     for slide in range(slides):
         mine = scenes[slide * count // slides : (slide + 1) * count // slides]
@@ -152,7 +172,7 @@ def plan_parts(settings: SynthSettings, split: str) -> Iterator[Part]:
 
 def draw_part(settings: SynthSettings, part: Part) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The part's patches, some at a time: uint8 [n, size, size, 3], and tumour masks bool [n, size, size]."""
-    key = (settings.seed, _SPLITS.index(part.split), part.slide)
+    key = (settings.seed, _DRAWN.index(part.split), part.slide)
     slide = draw_slide(np.random.default_rng((*key, 0)))
     rng = np.random.default_rng((*key, 1 + part.index))
     scenes = np.array(part.scenes)
@@ -167,63 +187,35 @@ def label_patches(tumour: np.ndarray) -> np.ndarray:
     return tumour[:, third, third].any(axis=(1, 2)).astype(np.int64)
 
 
-def tiff_header(size: int) -> bytes:
-    """The 287 bytes before the pixels of a ``size`` x ``size`` patch, tag for tag as in Kaggle's files."""
-    description = b'{"shape": [%d, %d, 3]}\0' % (size, size)
-    short, long, ascii_ = 3, 4, 2
-    bits_at, description_at, software_at, date_at, pixels_at = 194, 200, 255, 267, 287
-    tags = (
-        (254, long, 1, 0),  # NewSubfileType
-        (256, long, 1, size),  # ImageWidth
-        (257, long, 1, size),  # ImageLength
-        (258, short, 3, bits_at),  # BitsPerSample
-        (259, short, 1, 1),  # Compression: none
-        (262, short, 1, 2),  # PhotometricInterpretation: RGB
-        (270, ascii_, len(description), description_at),  # ImageDescription
-        (273, long, 1, pixels_at),  # StripOffsets
-        (277, short, 1, 3),  # SamplesPerPixel
-        (278, long, 1, size),  # RowsPerStrip: one strip
-        (279, long, 1, size * size * 3),  # StripByteCounts
-        (284, short, 1, 1),  # PlanarConfiguration: chunky
-        (305, ascii_, 12, software_at),  # Software
-        (306, ascii_, 20, date_at),  # DateTime
-        (339, short, 1, 1),  # SampleFormat: unsigned
-    )
-    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
-    head = struct.pack("<2sHI", b"II", 42, 8) + directory + struct.pack("<I", 0)
-    head += struct.pack("<HHH", 8, 8, 8) + description.ljust(software_at - description_at, b"\0")
-    return head + b"tifffile.py\0" + b"2000:01:01 00:00:00\0"  # a fixed date: the same seed, the same bytes
-
-
 def _write_patches(
     root: Path, settings: SynthSettings, progress: bool, workers: int | None
 ) -> dict[str, list[tuple[str, int, str]]]:
     """Draw and write every patch; rows (id, label, wsi) of each split, sorted by id."""
-    if workers is None:
-        workers = len(os.sched_getaffinity(0))
     parts = [part for split in _SPLITS for part in plan_parts(settings, split)]
     rows: dict[str, list[tuple[str, int, str]]] = {split: [] for split in _SPLITS}
     tasks = ([root] * len(parts), [settings] * len(parts), parts)
     total = settings.train + settings.test
     hide = None if progress else True
     with tqdm(total=total, desc="drawing", unit="patch", leave=False, disable=hide) as bar:
-
-        def collect(done: Iterator[list[tuple[str, int]]]) -> None:
-            for part, written in zip(parts, done, strict=True):
-                rows[part.split] += [(name, label, part.wsi) for name, label in written]
-                bar.update(len(written))
-
-        if min(workers, len(parts)) <= 1:
-            collect(map(_write_part, *tasks))
-        else:
-            # Spawned, not forked: threads of torch or DALI may be running in the caller, with locks held.
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(min(workers, len(parts)), context, _start_worker) as pool:
-                collect(pool.map(_write_part, *tasks))
+        for part, written in zip(parts, in_processes(_write_part, *tasks, workers=workers), strict=True):
+            rows[part.split] += [(name, label, part.wsi) for name, label in written]
+            bar.update(len(written))
     names = {name for split in _SPLITS for name, _, _ in rows[split]}
     if len(names) != total:
         raise UserError(f"--seed {settings.seed} draws {total - len(names)} patches twice; choose another")
     return {split: sorted(rows[split]) for split in _SPLITS}
+
+
+def in_processes(function: Callable[..., T], *columns: Sequence[Any], workers: int | None) -> Iterator[T]:
+    """As ``map``, in ``workers`` processes; None means the cores this process may use."""
+    workers = min(len(os.sched_getaffinity(0)) if workers is None else workers, len(columns[0]))
+    if workers <= 1:
+        yield from map(function, *columns)
+        return
+    # Spawned, not forked: threads of torch or DALI may be running in the caller, with locks held.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, _start_worker) as pool:
+        yield from pool.map(function, *columns)
 
 
 def _write_part(root: Path, settings: SynthSettings, part: Part) -> list[tuple[str, int]]:

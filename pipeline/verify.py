@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from pipeline.decode import Decoder
 from pipeline.errors import UserError, listed
+from pipeline.ids import checksum_of
 from pipeline.interruptible import check_interrupt
 from pipeline.sources import CHANNELS, PixelSource, TiffSource
 
@@ -51,7 +52,7 @@ def verify_ids(source: PixelSource | TiffSource, ids: np.ndarray, *, threads: in
         for rows, pixels in iterate_pixels(source, np.arange(len(ids)), threads=threads):
             for row, patch in zip(rows, pixels, strict=True):
                 found = hashlib.sha1(patch).hexdigest()
-                if found != ids[row]:
+                if found != checksum_of(ids[row]):
                     wrong.append(f"{source.name(int(row))}: expected pixels whose SHA-1 is {ids[row]}, found {found}")
             bar.update(len(rows))
     if wrong:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.dataset import Dataset
+from pipeline.ids import checksum_of
 from report import charts, explore_duplicates, explore_sections, explore_stains, style
 from report.page import (
     Block,
@@ -88,7 +89,10 @@ def facts(splits: Sequence[SplitData]) -> dict[str, Any]:
 
 def ids_matching(ids: np.ndarray, sha1: np.ndarray) -> int:
     """How many ids are the SHA-1 of their pixels."""
-    return sum(sha1_hex(digest) == identifier for identifier, digest in zip(ids.tolist(), sha1.tolist(), strict=True))
+    return sum(
+        sha1_hex(digest) == checksum_of(identifier)
+        for identifier, digest in zip(ids.tolist(), sha1.tolist(), strict=True)
+    )
 
 
 def _overview(splits: Sequence[SplitData], notes: Sequence[str]) -> Section:

@@ -48,7 +48,9 @@ class Patches:
             raise UserError("config.json does not say where the data is; give --data-dir")
         left_out = run.path / "left_out.csv"
         skip = left_out.exists()
-        self.table = open_dataset(place, skip_missing=skip).require_train()
+        cache_dir = run.settings.get("cache_dir", "cache")
+        dataset = open_dataset(place, skip_missing=skip, cache_dir=cache_dir, splits=("train",))
+        self.table = dataset.require_train()
         if run.settings.get("limit"):  # as in training: a .zip is not packed whole for a part of it
             self.table = limited_again(self.table, run.path / "split.csv")
         if skip:
@@ -66,7 +68,7 @@ class Patches:
             self.table,
             InputSettings(),
             device="cpu",
-            cache_dir=run.settings.get("cache_dir", "cache"),
+            cache_dir=cache_dir,
             say=lambda line: None,
         )
 

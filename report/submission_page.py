@@ -58,7 +58,7 @@ def submission_page(
         "views": made.views if made else None,
     }
     runs = [read_run(run_dir) for run_dir in run_dirs or _runs_of(kept)]
-    dataset = _dataset_of(runs) if data_dir is None else open_dataset(data_dir, skip_missing=True)
+    dataset = _dataset_of(runs, cache_dir) if data_dir is None else _opened(data_dir, cache_dir)
     synthetic = any(run.synthetic for run in runs) or (dataset is not None and dataset.synthetic)
     sections = [
         Section("Is it valid?", _validity(path, dataset, runs, facts)),
@@ -87,11 +87,15 @@ def _runs_of(made: submission.Made | None) -> list[Path]:
     return paths if all(path.is_dir() for path in paths) else []
 
 
-def _dataset_of(runs: Sequence[RunFiles]) -> Dataset | None:
+def _opened(data_dir: Path | str, cache_dir: Path) -> Dataset:
+    return open_dataset(data_dir, skip_missing=True, cache_dir=cache_dir, splits=("test",))
+
+
+def _dataset_of(runs: Sequence[RunFiles], cache_dir: Path) -> Dataset | None:
     """The data set of the first run, if it is still where it was and has test patches: for want of --data-dir."""
     place = runs[0].settings.get("data_dir") if runs else None
     try:
-        dataset = open_dataset(place, skip_missing=True) if place else None
+        dataset = _opened(place, cache_dir) if place else None
     except UserError:
         return None
     return dataset if dataset is not None and dataset.test is not None else None

@@ -18,7 +18,7 @@ import tyro
 
 from models.names import PretrainedUnavailable, check_model
 from pipeline.errors import UserError
-from pipeline.settings import ENGINE_METAVAR, SOURCE_METAVAR, OnBad, source_now
+from pipeline.settings import ENGINE_METAVAR, SOURCE_METAVAR, VAL_FRACTION, GroupsMissing, OnBad, source_now
 
 CompileMode = Literal["auto", "default", "reduce-overhead", "max-autotune"]
 PresetName = Literal["fast", "accurate", "smoke", "kaggle"]
@@ -100,7 +100,10 @@ class DataSettings:
 
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(required)")] = None
     """Kaggle's folder or Kaggle's .zip; it may be read-only."""
-    val_fraction: float = 0.2
+    val_fraction: Annotated[
+        float | None,
+        tyro.conf.arg(metavar="FLOAT", help_behavior_hint=f"(default: {VAL_FRACTION}; PatchCamelyon: as published)"),
+    ] = None
     """Share of the labelled patches kept for validation, when --folds is 0."""
     folds: int = 0
     """Number of folds of a cross-validation; 0 splits once by --val-fraction."""
@@ -108,6 +111,9 @@ class DataSettings:
     """Which fold validates, from 0."""
     groups: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: none)")] = None
     """CSV file id,wsi: patches of one slide stay on one side of the split."""
+    groups_missing: GroupsMissing = "refuse"
+    """What becomes of patches that --groups names no slide for. refuse: an error; alone: each counts as a slide of its
+    own; leave-out: they neither train nor validate, and are listed in the run's left_out.csv."""
     limit: int = 0
     """Train and validate on at most so many patches, drawn by seed and stratified; 0 takes all."""
     augment: Literal["none", "light", "standard", "heavy"] = "light"
@@ -132,6 +138,11 @@ class DataSettings:
     """error: list all bad files and stop; skip: leave such patches out, and list them in the run's left_out.csv."""
     verify_ids: bool = False
     """Check first that each id is the SHA-1 of its pixels, as in Kaggle's data."""
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether patches may be left out, so that the run keeps a list of them."""
+        return self.on_bad == "skip" or self.groups_missing == "leave-out"
 
 
 @dataclass(frozen=True)
@@ -264,7 +275,18 @@ def check(config: TrainConfig) -> TrainConfig:
         ("--freeze-epochs", optim.freeze_epochs, 0 <= optim.freeze_epochs <= optim.epochs, "0 up to --epochs"),
         ("--grad-clip", optim.grad_clip, optim.grad_clip >= 0, "at least 0"),
         ("--ema-decay", optim.ema_decay, 0 <= optim.ema_decay < 1, "at least 0 and below 1"),
-        ("--val-fraction", data.val_fraction, 0 < data.val_fraction < 1, "a share between 0 and 1"),
+        (
+            "--val-fraction",
+            data.val_fraction,
+            data.val_fraction is None or 0 < data.val_fraction < 1,
+            "a share between 0 and 1",
+        ),
+        (
+            "--groups-missing",
+            data.groups_missing,
+            data.groups is not None or data.groups_missing == "refuse",
+            "--groups FILE with it",
+        ),
         ("--folds", data.folds, data.folds == 0 or data.folds >= 2, "0 or at least 2"),
         (
             "--fold",

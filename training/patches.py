@@ -11,8 +11,9 @@ from pipeline.dataset import PatchTable, open_dataset
 from pipeline.errors import UserError
 from pipeline.left_out import usable, usable_again, without
 from pipeline.limit import limited, limited_again
+from pipeline.pcam_names import file_name
 from pipeline.settings import usable_cores
-from pipeline.split import Split, make_split, read_groups, read_split
+from pipeline.split import Split, make_split, published_split, read_groups, read_split, without_slide
 from training.config import DataSettings, TrainConfig
 from training.distributed import ALONE, World
 from training.run_folder import RunFolder, require_own
@@ -60,7 +61,8 @@ def train_patches(config: TrainConfig, folder: RunFolder, world: World = ALONE) 
     """
     data = config.data
     begun = folder if config.run.resume else None
-    dataset = open_dataset(data.data_dir, skip_missing=True)
+    splits = ("train",) if config.submit.submission is None else ("train", "test")
+    dataset = open_dataset(data.data_dir, skip_missing=True, cache_dir=data.cache_dir, splits=splits)
     world.say(f"data: {dataset.root}")
     listed = dataset.require_train()
     drawn = drawn_table(listed, data.limit, config.run.seed, begun)
@@ -93,17 +95,21 @@ def drawn_table(table: PatchTable, limit: int, seed: int, folder: RunFolder | No
 
 
 def usable_table(table: PatchTable, data: DataSettings, folder: RunFolder | None, world: World) -> PatchTable:
-    """What of ``table`` the run learns from: by the list in its ``folder``, else by ``--on-bad``.
+    """What of ``table`` the run learns from: by the list in its ``folder``, else by ``--on-bad`` and ``--groups``.
 
     Process 0 decides for all. Raises UserError if nothing is left, or the list does not fit the data.
     """
     found = table
-    if data.on_bad == "skip" and folder is not None and folder.needs(folder.left_out):
+    if data.leaves_out and folder is not None and folder.needs(folder.left_out):
         require_own(folder, folder.left_out)
         found = usable_again(table, folder.left_out)
     elif world.is_main:
         threads = data.workers or usable_cores()
         found = usable(table, data.on_bad, threads=threads, cache_dir=data.cache_dir, say=world.say)
+        if data.groups is not None and data.groups_missing == "leave-out":
+            lacking = found.ids[without_slide(data.groups, found.ids)].tolist()
+            found = without(found, dict.fromkeys(lacking, f"{data.groups} names no slide for it"))
+            world.say(f"{data.groups}: names no slide for {len(lacking):,} patches, which are left out")
     return without(table, world.broadcast(found.left_out))
 
 
@@ -116,7 +122,15 @@ def run_split(table: PatchTable, data: DataSettings, seed: int, folder: RunFolde
     if folder is not None and folder.needs(folder.split):
         require_own(folder, folder.split)
         return read_split(folder.split, table.ids)
-    groups = read_groups(data.groups, table.ids) if data.groups else None
+    asked = data.groups is not None or data.folds or data.val_fraction is not None
+    if table.layout == "pcam" and not asked:
+        if table.validation is None:
+            raise UserError(
+                f"{table.store.place}: expected {file_name('valid', 'x')} for the published split, found none of its"
+                " patches; download them, or split the training patches with --val-fraction or --folds"
+            )
+        return published_split(table.validation, table.slides)
+    groups = read_groups(data.groups, table.ids, data.groups_missing) if data.groups else table.slides
     return make_split(
         table.labels,
         val_fraction=data.val_fraction,

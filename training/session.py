@@ -135,6 +135,6 @@ def begin(config: TrainConfig, folder: RunFolder, inputs: TrainInputs, trainer: 
         write_json(folder.config, describe_run(config, inputs))
         folder.left_out.unlink(missing_ok=True)  # of an earlier run that came to nothing
         write_split(folder.split, inputs.patches.table.ids, inputs.patches.split)
-        if config.data.on_bad == "skip":
+        if config.data.leaves_out:
             write_left_out(folder.left_out, inputs.patches.table.left_out)
     write_json(folder.environment, describe_environment(trainer.step.device, trainer.step.precision, world.size))
