@@ -54,7 +54,8 @@ class PredictSettings:
     calibrated: bool = False
     """Divide each run's logits by the temperature in its calibration.json, so that probabilities mean what they say."""
     evaluate: bool = False
-    """Score the labelled patches that none of the runs was trained on, instead of predicting the test patches."""
+    """Score the labelled patches that none of the runs was trained on, instead of predicting the test patches; of
+    PatchCamelyon its test split, whose scores the run's report then shows."""
     batch_size: int = 0
     """Patches a batch; changes speed alone. 0 takes tuned.json's, else 64 on a CPU and 1,024 on a GPU."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
@@ -97,7 +98,8 @@ def predict(settings: PredictSettings) -> None:
         settings.data_dir, skip_missing=True, cache_dir=settings.cache_dir, splits=("test",)
     )  # fmt: skip
     print(f"data: {dataset.root}", flush=True)
-    whole = dataset.require_train() if settings.evaluate else dataset.require_test()
+    labelled = dataset.test is not None and dataset.test.labels is not None  # PatchCamelyon's are
+    whole = dataset.require_train() if settings.evaluate and not labelled else dataset.require_test()
     threads = settings.workers or usable_cores()
     table = usable(whole, settings.on_bad, threads=threads, cache_dir=settings.cache_dir)
     print(table.describe(), flush=True)
@@ -159,8 +161,15 @@ def rows_to_predict(settings: PredictSettings, table: "PatchTable") -> "np.ndarr
     if not settings.evaluate:
         return np.arange(len(table))
     from training.networks import not_trained_on
+    from training.run_folder import RunFolder
 
     rows = not_trained_on(settings.run, table.ids)
+    if table.split == "test" and all(RunFolder(run).layout == table.layout for run in settings.run):
+        # None of these patches was trained on: others, of the same pixels, may have been.
+        print(
+            f"evaluating all {len(table):,} test patches; {len(table) - len(rows):,} have the pixels of training ones"
+        )
+        return np.arange(len(table))
     print(f"evaluating {len(rows):,} patches; {len(table) - len(rows):,} that were trained on are left out")
     if not len(rows):
         raise UserError(f"{settings.data_dir}: every labelled patch was trained on; nothing is left to evaluate")
@@ -170,16 +179,23 @@ def rows_to_predict(settings: PredictSettings, table: "PatchTable") -> "np.ndarr
 def report_scores(
     settings: PredictSettings, table: "PatchTable", rows: "np.ndarray", probabilities: "np.ndarray"
 ) -> None:
-    """Print the scores; write the probabilities where --out says."""
+    """Print the scores; write the probabilities where --out says, and those of a test split for the run's report."""
     from pipeline.files import write_csv
     from training.metrics import score_probabilities
+    from training.run_folder import RunFolder
 
     labels = table.labels[rows]
     threshold = 0.5 if settings.threshold is None else settings.threshold
     scores = score_probabilities(labels, probabilities, threshold)
     print(f"AUC {scores.auc:.4f}  accuracy {scores.accuracy:.4f} (at {threshold:g})  log loss {scores.loss:.4f}")
+    values = [f"{p:.8f}" for p in probabilities]
+    if table.split == "test" and len(settings.run) == 1:
+        slides = [""] * len(rows) if table.slides is None else table.slides[rows].tolist()
+        kept = RunFolder(settings.run[0]).test_scores(settings.tta)
+        columns = (table.ids[rows].tolist(), labels.tolist(), values, slides)
+        write_csv(kept, ("id", "label", "probability", "wsi"), zip(*columns, strict=True))
+        print(f"kept in {kept}; with intervals beside published scores: python -m report {settings.run[0]}")
     if settings.out:
-        values = [f"{p:.8f}" for p in probabilities]
         rows_out = zip(table.ids[rows].tolist(), labels.tolist(), values, strict=True)
         replaced = " (replaced)" * settings.out.exists()
         write_csv(settings.out, ("id", "label", "probability"), rows_out)

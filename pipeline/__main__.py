@@ -1,4 +1,4 @@
-"""python -m pipeline pack | synth | verify | check-submission: jobs on the data set itself."""
+"""python -m pipeline pack | synth | verify | groups | check-submission: jobs on the data set itself."""
 
 import sys
 from dataclasses import dataclass
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from pipeline.command import run_command
+from pipeline.errors import UserError
+from pipeline.files import replaceable, require_writable, write_csv
 from pipeline.settings import InputSettings, OnBad
 
 if TYPE_CHECKING:  # what is heavy is imported once it is needed: a mistake is told before, at once
@@ -92,6 +94,52 @@ class Synth:
 
 
 @dataclass(frozen=True)
+class Groups:
+    """Find the slide of each of Kaggle's training patches in PatchCamelyon, for train.py --groups.
+
+    Both name a patch by its pixels. Only training patches are looked up, and only in PatchCamelyon's training patches.
+    Not tried on the published files yet: see how many ids it finds.
+    """
+
+    pcam: Path
+    """Folder with PatchCamelyon's camelyonpatch_level_2_split_train_x.h5 (or .h5.gz) and ..._train_meta.csv."""
+    data_dir: Path
+    """Kaggle's folder or Kaggle's .zip."""
+    out: Path
+    """CSV file id,wsi to write."""
+    cache_dir: Path = Path("cache")
+    """Where a .h5.gz is unpacked; removed afterwards."""
+
+    def run(self) -> None:
+        require_writable(replaceable(self.out).parent, "--out")
+        from pipeline.dataset import open_dataset
+        from pipeline.slide_map import slide_map
+
+        table = open_dataset(
+            self.data_dir, skip_missing=True, cache_dir=self.cache_dir, splits=("train",)
+        ).require_train()
+        if table.layout != "kaggle":
+            raise UserError(
+                f"{self.data_dir}: expected Kaggle's data, found PatchCamelyon's, which names its slides itself"
+            )
+        ids = [*table.ids.tolist(), *table.left_out]
+        found = slide_map(ids, self.pcam, self.cache_dir)
+        said = f"found the slide of {len(found.slides):,} of {len(ids):,} training ids in {self.pcam}"
+        said += f"; {found.missing:,} not found"
+        if found.ambiguous:
+            said += f"; {found.ambiguous:,} are on several slides, with the same pixels, and left out"
+        if not found.slides:
+            raise UserError(f"{said}; are both whole, and Kaggle's ids the SHA-1 of their pixels (pipeline verify)?")
+        write_csv(self.out, ("id", "wsi"), found.slides.items())
+        print(said)
+        if len(found.slides) < len(ids):
+            print(f"train with --groups {self.out} --groups-missing alone (or leave-out)")
+        print(
+            f"{self.out}: {len(set(found.slides.values())):,} slides. Not tried on the published files before: check it"
+        )
+
+
+@dataclass(frozen=True)
 class CheckSubmission:
     """Check a submission.csv made anywhere: every test id once, in order, with a probability or label."""
 
@@ -116,6 +164,7 @@ Command = (
     Annotated[Pack, tyro.conf.subcommand("pack")]
     | Annotated[Synth, tyro.conf.subcommand("synth")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Groups, tyro.conf.subcommand("groups")]
     | Annotated[CheckSubmission, tyro.conf.subcommand("check-submission")]
 )
 

@@ -76,10 +76,10 @@ def published_split(validation: np.ndarray, slides: np.ndarray | None) -> Split:
 
     Args:
         validation: [N] bool: which patches it keeps for validation.
-        slides: [N] slide of each patch; None where it is not known.
+        slides: [N] slide of each patch; None where it is not known here.
     """
     train, kept = np.flatnonzero(~validation), np.flatnonzero(validation)
-    by_slide, apart = "slides not known", False
+    by_slide, apart = "whole slides, by its authors' word", True
     if slides is not None:
         both = np.intersect1d(slides[train], slides[kept])
         apart = not len(both)

@@ -11,6 +11,7 @@ import pandas as pd
 from pipeline.errors import UserError
 from pipeline.files import read_json
 
+_PREDICTED = ["id", "label", "probability"]
 METRIC_COLUMNS = (
     "epoch",
     "train_loss",
@@ -105,7 +106,7 @@ class RunFiles:
     @property
     def grouped(self) -> bool:
         """Whether no slide is on both sides of the split, as far as config.json says."""
-        return bool(self.settings.get("groups"))
+        return bool(self.config.get("split_by_slide", self.settings.get("groups")))
 
     @property
     def has_results(self) -> bool:
@@ -199,9 +200,23 @@ def read_metrics(path: Path) -> pd.DataFrame:
 
 def read_validation(path: Path) -> Validation:
     """validation.csv. Raises ValueError if it is not of that form."""
-    table = pd.read_csv(path, dtype={"id": str}, keep_default_na=False)
-    if list(table.columns) != ["id", "label", "probability"]:
-        raise ValueError(f"expected the columns id,label,probability, found {', '.join(map(str, table.columns))}")
+    return _predictions(path, _PREDICTED)[0]
+
+
+def read_scored(path: Path) -> tuple[Validation, np.ndarray | None]:
+    """What predict.py --evaluate leaves in a run's folder: predictions, and slides [N] str or None where not known.
+
+    Raises ValueError if it is not of that form.
+    """
+    found, table = _predictions(path, [*_PREDICTED, "wsi"])
+    slides = table["wsi"].to_numpy(str)
+    return found, None if (slides == "").any() else slides
+
+
+def _predictions(path: Path, columns: list[str]) -> tuple[Validation, pd.DataFrame]:
+    table = pd.read_csv(path, dtype={"id": str, "wsi": str}, keep_default_na=False)
+    if list(table.columns) != columns:
+        raise ValueError(f"expected the columns {','.join(columns)}, found {', '.join(map(str, table.columns))}")
     if table.empty:
         raise ValueError("expected at least one row, found none")
     labels = pd.to_numeric(table["label"], errors="coerce")
@@ -214,7 +229,7 @@ def read_validation(path: Path) -> Validation:
     if (repeated := table["id"].duplicated()).any():
         line = int(np.flatnonzero(repeated)[0])
         raise ValueError(f"line {line + 2}: expected every id once, found {table['id'][line]!r} again")
-    return Validation(table["id"].to_numpy(str), labels.to_numpy(np.int64), probabilities.to_numpy())
+    return Validation(table["id"].to_numpy(str), labels.to_numpy(np.int64), probabilities.to_numpy()), table
 
 
 def _read_split(path: Path) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline.errors import UserError
-from report import charts, discussion, run_head, run_network, run_scores, style
+from report import charts, discussion, pcam_section, run_head, run_network, run_scores, style
 from report.calibration import CalibrationResult, calibrate, write_calibration
 from report.mistakes_page import STEM as MISTAKES
 from report.mistakes_page import mistakes_page
@@ -72,6 +72,7 @@ def run_page(
             else None
         )
         sections += run_network.sections(run, validation, data_dir, patches, facts, more)
+    sections += pcam_section.sections(run, facts)
     sections.append(Section("Throughput", _throughput(run, facts)))
     sections.append(Section("Discussion", [Points(discussion.points(facts))]))
     sections.append(Section("Limits of use", [Points(_limits(run))]))
@@ -148,7 +149,8 @@ def _slides_of(run: RunFiles, groups: Path | None) -> tuple[np.ndarray | None, l
     """Slides [N] of the validation patches, or None; and lines on what is not known."""
     if run.validation is None:
         return None, []
-    path = groups or run.settings.get("groups")
+    own = run.path / "slides.csv"  # of a data set that says itself which slide a patch is from
+    path = groups or (own if own.exists() else run.settings.get("groups"))
     if not path:
         return None, ["No file of slides was given (--groups), so nothing can be said by slide."]
     try:

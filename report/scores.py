@@ -133,7 +133,7 @@ def score_with_intervals(
     scorer = Scorer(labels, probabilities)
     values = scorer()
     draws = [scorer(weights) for weights in bootstrap_weights(slides, len(labels))]
-    return {name: Interval(values[name], *_interval([draw[name] for draw in draws])) for name in SCORES}
+    return {name: Interval(values[name], *interval_of([draw[name] for draw in draws])) for name in SCORES}
 
 
 def auc_difference(
@@ -142,10 +142,11 @@ def auc_difference(
     """AUC of ``second`` minus AUC of ``first`` [N] on the same patches, with a paired bootstrap interval."""
     one, two = Scorer(labels, first), Scorer(labels, second)
     draws = [two(weights)["auc"] - one(weights)["auc"] for weights in bootstrap_weights(slides, len(labels))]
-    return Interval(two()["auc"] - one()["auc"], *_interval(draws))
+    return Interval(two()["auc"] - one()["auc"], *interval_of(draws))
 
 
-def _interval(draws: list[float]) -> tuple[float, float]:
+def interval_of(draws: list[float]) -> tuple[float, float]:
+    """The 95 % percentile interval of bootstrap draws, those that are no number left out; NaN without any."""
     finite = np.array(draws)[np.isfinite(draws)]
     if not len(finite):
         return float("nan"), float("nan")

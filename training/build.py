@@ -109,6 +109,8 @@ def describe_run(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
         "train_positive_share": inputs.patches.prevalence,
         "validation_positive_share": float(labels[split.validation].mean()),
         "split": split.description,
+        "split_by_slide": split.by_slide,
+        "layout": table.layout,
         "normalisation": {"mean": list(inputs.normalisation.mean), "std": list(inputs.normalisation.std)},
         "data_fingerprint": inputs.patches.fingerprint,
         "config_hash": config_hash(config),

@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.files import read_json
+from pipeline.ids import checksum_of
 from pipeline.split import TRAIN
 from training.run_folder import RUNS_DIR, RunFolder, require_own
 
@@ -93,7 +94,7 @@ def not_trained_on(runs: Sequence[Path], ids: np.ndarray) -> np.ndarray:
     for run in runs:
         require_own(RunFolder(run), RunFolder(run).split)
         trained |= _trained_ids(RunFolder(run).split)
-    return np.flatnonzero([i not in trained for i in ids.tolist()])
+    return np.flatnonzero([checksum_of(i) not in trained for i in ids.tolist()])
 
 
 def _trained_ids(path: Path) -> set[str]:
@@ -102,7 +103,7 @@ def _trained_ids(path: Path) -> set[str]:
             table = csv.DictReader(file)
             if table.fieldnames != ["id", "part"]:
                 raise ValueError(f"expected the header id,part, found {table.fieldnames}")
-            return {row["id"] for row in table if row["part"] == TRAIN}
+            return {checksum_of(row["id"]) for row in table if row["part"] == TRAIN}
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}; it says what was trained on") from error
     except ValueError as error:

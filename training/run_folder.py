@@ -48,6 +48,15 @@ class RunFolder:
         return self.path / "left_out.csv"
 
     @property
+    def slides(self) -> Path:
+        """id,wsi of the validation patches, where the data set itself says which slide each is from."""
+        return self.path / "slides.csv"
+
+    def test_scores(self, views: int) -> Path:
+        """id,label,probability,wsi of the labelled test patches, as predict.py --evaluate leaves it."""
+        return self.path / ("test.csv" if views == 1 else f"test_tta{views}.csv")
+
+    @property
     def metrics(self) -> Path:
         """One row an epoch."""
         return self.path / "metrics.csv"
@@ -66,6 +75,11 @@ class RunFolder:
     def best(self) -> Path:
         """Weights of the epoch with the highest validation AUC."""
         return self.path / "best.safetensors"
+
+    @property
+    def layout(self) -> str:
+        """Of the data that the run learned from: kaggle or pcam. Raises UserError without a config.json."""
+        return read_json(self.config, sealed=True).get("layout", "kaggle")
 
     def needs(self, path: Path) -> bool:
         """Whether ``path``, a list of the run, is read: where it is there, and once the run has learned something.
@@ -183,7 +197,7 @@ def refuse_existing(out_dir: Path, *, resume: bool) -> None:
         require_state(RunFolder(out_dir))
         return
     content = [path.name for path in out_dir.iterdir() if not (path.name.startswith(".") and path.suffix == ".tmp")]
-    if not set(content) - {"config.json", "environment.json", "split.csv", "left_out.csv"}:
+    if not set(content) - {"config.json", "environment.json", "split.csv", "left_out.csv", "slides.csv"}:
         return  # empty, or a run that failed or was killed before it had learned anything worth keeping
     if "config.json" in content:
         raise UserError(

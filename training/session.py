@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
-from pipeline.files import write_json
+from models.views import TTA_VIEWS
+from pipeline.files import write_csv, write_json
 from pipeline.left_out import write_left_out
 from pipeline.split import write_split
 from training.build import build_step, build_trainer, describe_run, require_fit
@@ -131,10 +132,17 @@ def begin(config: TrainConfig, folder: RunFolder, inputs: TrainInputs, trainer: 
     if not world.is_main:
         return
     folder.create()
+    if trainer.progress.epoch < config.optim.epochs:
+        for views in TTA_VIEWS:  # scores of weights that may change now
+            folder.test_scores(views).unlink(missing_ok=True)
     if not resume:
         write_json(folder.config, describe_run(config, inputs))
         folder.left_out.unlink(missing_ok=True)  # of an earlier run that came to nothing
         write_split(folder.split, inputs.patches.table.ids, inputs.patches.split)
+        if (slides := inputs.patches.table.slides) is not None:
+            rows = inputs.patches.split.validation
+            of_ids = zip(inputs.patches.table.ids[rows].tolist(), slides[rows].tolist(), strict=True)
+            write_csv(folder.slides, ("id", "wsi"), of_ids)
         if config.data.leaves_out:
             write_left_out(folder.left_out, inputs.patches.table.left_out)
     write_json(folder.environment, describe_environment(trainer.step.device, trainer.step.precision, world.size))
