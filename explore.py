@@ -32,7 +32,7 @@ class ExploreSettings:
     """Everything explore.py can be told."""
 
     data_dir: Path
-    """Kaggle's folder or Kaggle's .zip; it is only read."""
+    """Kaggle's folder or .zip, or a folder of PatchCamelyon's HDF5 files; it is only read."""
     out: Path = Path("explore")
     """Folder for explore.html, explore.json, plots/ and tables/; made if need be."""
     groups: Path | None = None

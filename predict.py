@@ -41,7 +41,7 @@ class PredictSettings:
     ]
     """Folder of a run; given several times, the networks' probabilities are averaged."""
     data_dir: Path
-    """Kaggle's folder or Kaggle's .zip; it may be read-only."""
+    """Kaggle's folder or .zip, or a folder of PatchCamelyon's HDF5 files; it may be read-only."""
     out: Annotated[
         Path | None,
         tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: submission.csv; none with --evaluate)"),

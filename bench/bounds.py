@@ -13,7 +13,7 @@ import torch
 
 from pipeline.errors import UserError
 from pipeline.graph import GraphSettings, build_graph
-from pipeline.pack import write_at
+from pipeline.pack_once import write_at
 from pipeline.settings import AUGMENTATIONS, InputSettings
 
 Measure = Callable[[], float]

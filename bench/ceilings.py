@@ -68,7 +68,7 @@ class Ceilings(BenchOptions):
         else:
             for count in bounds.thread_counts(threads):
                 measures[inflate(count)] = bounds.read_members(table.store.read, len(rows), count)
-            skipped[open_read_close(threads)] = "the images lie in a .zip, which is one file"
+            skipped[open_read_close(threads)] = "the patches are no files of their own"
         measures[WRITE] = bounds.write_synced(patches_u8, self.cache_dir, threads)
         measures[PACKING] = packing(table.take(rows), self.cache_dir, threads)
         measures["DALI pass-through"] = bounds.pass_through(

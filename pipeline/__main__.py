@@ -21,7 +21,7 @@ class Pack:
     """Decode every patch once into one file per split, which then loads at memory speed."""
 
     data_dir: Path
-    """Kaggle's folder or Kaggle's .zip; it is only read."""
+    """Kaggle's folder or .zip, or a folder of PatchCamelyon's HDF5 files; it is only read."""
     out: Path = Path("cache")
     """Folder for the packed files: what train.py and predict.py take as --cache-dir."""
     workers: int = 0
@@ -44,10 +44,13 @@ class Pack:
 
 @dataclass(frozen=True)
 class Verify:
-    """Check that each id is the SHA-1 of its patch's pixels, as in Kaggle's data: proves a whole download."""
+    """Check that each id is the SHA-1 of its patch's pixels, as in Kaggle's data: proves a whole download.
+
+    PatchCamelyon's files are held against the published checksums.
+    """
 
     data_dir: Path
-    """Kaggle's folder or Kaggle's .zip; it is only read."""
+    """Kaggle's folder or .zip, or a folder of PatchCamelyon's HDF5 files; it is only read."""
     cache_dir: Path = Path("cache")
     """Where packed files lie; a .zip is packed there first."""
     workers: int = 0
@@ -60,6 +63,10 @@ class Verify:
             settings = InputSettings(workers=self.workers)
             open_source(table, settings, device="cpu", cache_dir=self.cache_dir, verify_ids=True)
             print(f"{table.split}: all {len(table):,} ids are the SHA-1 of their pixels")
+        if table.layout == "pcam":  # there the ids are made of the pixels: they prove nothing about the download
+            from pipeline.pcam import verify_published
+
+            verify_published(table.store.place)
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,13 @@
 """Pack a split once: image files or Kaggle's .zip -> one uint8 file that loads at memory speed."""
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import os
 import threading
-import time
 import zlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from tqdm import tqdm
@@ -20,10 +15,11 @@ from tqdm import tqdm
 from pipeline.dataset import PatchTable
 from pipeline.decode import Decoder
 from pipeline.errors import UserError
-from pipeline.exhausted import Resource, exhausted
-from pipeline.files import remove_leftovers, replacing
+from pipeline.files import replacing
+from pipeline.ids import checksum_of
 from pipeline.interruptible import check_interrupt
 from pipeline.layouts import bad_files, check_image, scan_layouts
+from pipeline.pack_once import SUFFIX, make_once, write_at
 from pipeline.packfile import CHANNELS, HEADER_BYTES, PackFile, PackHeader, encode_header, encode_index
 from pipeline.staging import UncheckedStrips
 from pipeline.tiff import LayoutChecker, StripLayout, TiffError
@@ -31,7 +27,6 @@ from pipeline.tiff import LayoutChecker, StripLayout, TiffError
 _ROWS_A_TASK = 128
 # 28 MB of Kaggle's patches: the disk then writes while the processors read, and the last sync finds little to do.
 _PARTS_A_SYNC = 8
-SUFFIX = ".packed"
 
 
 @dataclass(frozen=True)
@@ -90,41 +85,6 @@ def make_pack(
     )
 
 
-def make_once(
-    path: Path, *, find: Callable[[], PackFile | None], make: Callable[[], None], claim_bytes: Callable[[], int]
-) -> PackFile:  # fmt: skip
-    """The packed file that ``find`` finds, else what ``make`` writes; a lock keeps other processes waiting meanwhile.
-
-    Args:
-        path: the packed file; its folder is made.
-        find: gives the file if it stands and is the right one.
-        make: writes it to ``path``, whole or not at all.
-        claim_bytes: roughly what it takes, for the message where the disk is full.
-
-    Raises:
-        UserError: as ``find`` and ``make``, or the disk is full or read-only.
-    """
-    if (pack := find()) is not None:  # also in a folder that is read-only
-        return pack
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path.parent)
-        with _locked(path.with_suffix(".lock")):
-            if (pack := find()) is None:
-                make()
-                pack = PackFile(path)
-            return pack
-    except OSError as error:
-        if exhausted(error) is Resource.FILES:
-            raise
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise UserError(
-            f"{path}: cannot be written: {error.strerror or error}; "
-            + (f"it needs {claim_bytes() / 1e9:.1f} GB; " if full else "")
-            + "name another folder with --cache-dir (python -m pipeline pack: --out)"
-        ) from error
-
-
 def _found(path: Path, table: PatchTable, fingerprint: str, verify_ids: bool, threads: int) -> PackFile | None:
     pack = find_pack(path, table, fingerprint, threads=threads)
     return None if pack is not None and verify_ids and not pack.header.ids_verified else pack
@@ -133,25 +93,6 @@ def _found(path: Path, table: PatchTable, fingerprint: str, verify_ids: bool, th
 def _claim(table: PatchTable) -> int:
     """Roughly how many bytes the packed file takes."""
     return HEADER_BYTES + len(table) * len(table.store.read(0))
-
-
-@contextlib.contextmanager
-def _locked(path: Path):
-    """Hold an exclusive lock; where the file system has none, the rename alone keeps the file whole."""
-    with path.open("a") as file:
-        with contextlib.suppress(OSError):
-            while not _take(file):
-                check_interrupt()
-                time.sleep(0.1)
-        yield
-
-
-def _take(lock: IO) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _pack(
@@ -264,13 +205,5 @@ class _Packer:
     def _check_ids(self, rows: range, pixels: np.ndarray, bad: dict[int, str]) -> None:
         for row, patch in zip(rows, pixels, strict=True):
             found = hashlib.sha1(patch).hexdigest()
-            if row not in bad and found != self._table.ids[row]:
+            if row not in bad and found != checksum_of(self._table.ids[row]):
                 bad[row] = f"{self._table.store.name(row)}: expected pixels whose SHA-1 is the id, found SHA-1 {found}"
-
-
-def write_at(descriptor: int, data: bytes | np.ndarray, offset: int) -> None:
-    """Write all of ``data`` at ``offset``; os.pwrite alone may write less."""
-    view = memoryview(data).cast("B")
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written

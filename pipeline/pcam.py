@@ -174,6 +174,29 @@ def open_pcam(
     )  # fmt: skip
 
 
+def verify_published(root: Path, *, say: Callable[[str], None] = print) -> None:
+    """Hold every file of patches and labels, unpacked, against the published checksums; ``say`` what came out.
+
+    Raises:
+        DatasetError: a split is as long as the published one and its files are others; lists them.
+    """
+    folder, wrong = PcamFolder(root), []
+    for split in SPLITS:
+        part = folder.find(split)
+        if part is None:
+            continue
+        count = len(read_labels(part.y))
+        if count != PUBLISHED_COUNT[split]:
+            say(f"{split}: {count:,} patches, {PUBLISHED_COUNT[split]:,} are published: none to hold them against")
+            continue
+        others = [path for kind, path in (("x", part.x), ("y", part.y)) if md5_of(path) != PUBLISHED_MD5[split, kind]]
+        wrong += others
+        if not others:
+            say(f"{split}: patches and labels are as published")
+    if wrong:
+        raise DatasetError(f"not as published, by their MD5: {', '.join(map(str, wrong))}; download them again")
+
+
 def _table(
     name: str, parts: list[PcamSplit], folder: PcamFolder, cache_dir: Path, threads: int, progress: bool,
     say: Callable[[str], None],

@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.files import replacing
 from pipeline.hdf5 import GZ, open_patches, patch_blocks, unpack_gzip
 from pipeline.ids import numbered
-from pipeline.pack import SUFFIX, make_once, write_at
+from pipeline.pack_once import SUFFIX, make_once, write_at
 from pipeline.packfile import CHANNELS, HEADER_BYTES, PackFile, PackHeader, encode_header, encode_index
 from pipeline.stores import Stamp, unreadable
 

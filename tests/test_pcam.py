@@ -1,13 +1,17 @@
 """PatchCamelyon's published files: the same patches, whatever way they are read; one line for whatever is wrong."""
 
 import hashlib
+import os
 import shutil
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pcam_cases import COUNTS, gzipped, labels_of, slides_of, write_array, write_meta, write_pcam_folder
+from training_cases import ONE_THREAD
 
 from pipeline import pcam, pcam_pack
 from pipeline.dataset import PatchTable, open_dataset
@@ -318,6 +322,45 @@ def test_published_files_under_each_others_names(copied, tmp_path, monkeypatch):
             gzipped(x_path(copied, "valid"))
         with pytest.raises(UserError, match=r"valid_x.h5(.gz)?: holds what is published as .*test_x.h5; .*swapped"):
             open_dataset(copied, cache_dir=tmp_path / "swapped")
+
+
+def test_files_are_verified_against_the_published_checksums(copied, monkeypatch):
+    said: list[str] = []
+    pcam.verify_published(copied, say=said.append)
+    assert said[0] == "train: 200 patches, 262,144 are published: none to hold them against"
+    monkeypatch.setattr(pcam, "PUBLISHED_COUNT", COUNTS)
+    md5 = {(split, kind): pcam.md5_of(copied / file_name(split, kind)) for split in COUNTS for kind in ("x", "y")}
+    monkeypatch.setattr(pcam, "PUBLISHED_MD5", md5)
+    gzipped(x_path(copied))
+    said.clear()
+    pcam.verify_published(copied, say=said.append)
+    assert said == [f"{split}: patches and labels are as published" for split in COUNTS]
+    write_array(y_path(copied, "test"), "y", 1 - labels_of(40))
+    with pytest.raises(UserError, match="not as published, by their MD5: .*test_y.h5; download them again"):
+        pcam.verify_published(copied, say=said.append)
+
+
+@pytest.mark.parametrize("moment", ["unpacking", "packing"])
+def test_a_killed_process_leaves_nothing_half_made(copied, written, tmp_path, moment):
+    """Killed while it unpacks: the next one begins anew. While it packs: what was unpacked is of use."""
+    gzipped(x_path(copied, "test"))
+    cache = tmp_path / "cache"
+    child = Path(__file__).with_name("pcam_child.py")
+    ended = subprocess.run(
+        [sys.executable, child, str(copied), str(cache), moment], check=False, env={**os.environ, **ONE_THREAD}
+    )
+    assert ended.returncode == -signal.SIGKILL
+    whole = [path for path in cache.iterdir() if not path.name.endswith(".tmp") and path.suffix != ".lock"]
+    assert len([path for path in cache.iterdir() if path.name.endswith(".tmp")]) == 1
+    if moment == "unpacking":
+        assert not whole
+    else:
+        (unpacked,) = whole
+        with open_patches(unpacked) as x:
+            assert np.array_equal(x[:], written[1]["test"])
+    test = open_dataset(copied, cache_dir=cache, splits=("test",)).test
+    assert np.array_equal(pixels_of(test, cache), written[1]["test"])
+    assert {path.suffix for path in cache.iterdir()} == {".packed", ".lock"}
 
 
 def test_h5py_that_is_not_there(written, tmp_path, monkeypatch):

@@ -99,7 +99,7 @@ class DataSettings:
     """Input: which patches, and how they arrive."""
 
     data_dir: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(required)")] = None
-    """Kaggle's folder or Kaggle's .zip; it may be read-only."""
+    """Kaggle's folder or .zip, or a folder of PatchCamelyon's HDF5 files; it may be read-only."""
     val_fraction: Annotated[
         float | None,
         tyro.conf.arg(metavar="FLOAT", help_behavior_hint=f"(default: {VAL_FRACTION}; PatchCamelyon: as published)"),
