@@ -114,8 +114,8 @@ def _overview(splits: Sequence[SplitData], notes: Sequence[str]) -> Section:
         matching = ids_matching(table.ids, split.stats.sha1)
         if table.layout == "pcam":
             points.append(
-                f"{table.split}: the ids were made of the pixels; `python -m pipeline verify` holds the files against the"
-                " published checksums."
+                f"{table.split}: the ids were made of the pixels; `python -m pipeline verify` holds the files"
+                " against the published checksums."
             )
         elif matching == len(table):
             points.append(f"{table.split}: every id is the SHA-1 of its pixels, so no patch is damaged.")
