@@ -70,7 +70,7 @@ def read_labels(path: Path) -> np.ndarray:
     with _open(path, content) as file:
         y = _array(file, path, "y")
         whole = y.dtype.kind in "iub"
-        if not whole or y.ndim < 1 or y.size == 0 or y.size != y.shape[0]:
+        if not whole or y.ndim < 1 or y.size == 0 or y.size != y.shape[0] or y.nbytes > _MAX_LABEL_FILE_BYTES:
             raise UserError(f"{path}: expected labels y of whole numbers [N, 1, 1, 1], found {_described(y)}")
         try:
             labels = y[:].reshape(-1).astype(np.int64)
@@ -222,8 +222,10 @@ def _open(path: Path, content: Path | BinaryIO) -> Iterator["h5py.File"]:
 def _array(file: "h5py.File", path: Path, key: str) -> "h5py.Dataset":
     h5py = load_h5py(path)
     try:
-        names = sorted(file)
+        names = sorted(map(str, file))  # damaged ones may be bytes
         found = file[key] if key in names else None
+        if found is not None:
+            _described(found)  # what is damaged may show only when it is looked at
     except _H5PY_ERRORS as error:
         raise _damaged(path, error) from error
     if not isinstance(found, h5py.Dataset):
@@ -233,7 +235,7 @@ def _array(file: "h5py.File", path: Path, key: str) -> "h5py.Dataset":
 
 
 def _described(array: Any) -> str:
-    return f"{array.dtype} {list(array.shape)}"
+    return f"{array.dtype} {list(array.shape)}" if hasattr(array, "shape") else type(array).__name__
 
 
 def _damaged(path: Path, error: BaseException) -> UserError:

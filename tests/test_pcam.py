@@ -241,6 +241,10 @@ WRONG = {
     "other sizes in valid": (
         lambda f: as_array(x_path(f, "valid"), "x", np.zeros((50, 48, 48, 3), np.uint8)),
         "valid_x.h5: expected patches of 32 x 32 pixels as in .*train_x.h5, found 48 x 48"),
+    "a name that is no text": (
+        lambda f: as_array(y_path(f), b"\xff", labels_of(200)), r"train_y.h5: expected an array y, found b'\\xff'"),
+    "a group for an array": (
+        lambda f: as_array(y_path(f), "y/deep", labels_of(200)), r"train_y.h5: expected an array y, found y"),
     "float labels": (
         lambda f: as_array(y_path(f), "y", np.zeros(200)), r"labels y of whole numbers .*found float64 \[200\]"),
     "masks for labels": (
