@@ -68,7 +68,7 @@ class Ceilings(BenchOptions):
         else:
             for count in bounds.thread_counts(threads):
                 measures[inflate(count)] = bounds.read_members(table.store.read, len(rows), count)
-            skipped[open_read_close(threads)] = "the patches are no files of their own"
+            skipped[open_read_close(threads)] = "the patches lie in a .zip or in HDF5 files, not in files of their own"
         measures[WRITE] = bounds.write_synced(patches_u8, self.cache_dir, threads)
         measures[PACKING] = packing(table.take(rows), self.cache_dir, threads)
         measures["DALI pass-through"] = bounds.pass_through(
