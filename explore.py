@@ -17,6 +17,7 @@ from pipeline.command import run_command
 from pipeline.errors import UserError, listed
 from pipeline.files import require_writable
 from pipeline.settings import InputSettings, OnBad
+from pipeline.shown import waiting
 
 if TYPE_CHECKING:  # what is heavy is imported once it is needed: a mistake is told before, at once
     from pipeline.dataset import Dataset, PatchTable
@@ -62,11 +63,12 @@ def explore(settings: ExploreSettings) -> Path:
         raise UserError(
             f"{settings.groups}: names no patch of {settings.data_dir}; expected a CSV file id,wsi of its ids"
         )
-    from report.explore_page import explore_page
-    from report.write import write_page
+    with waiting("drawing"):
+        from report.explore_page import explore_page
+        from report.write import write_page
 
-    page = explore_page(dataset, splits, notes + missing(dataset), time.perf_counter() - began)
-    paths = write_page(page, settings.out, "explore", png=True)
+        page = explore_page(dataset, splits, notes + missing(dataset), time.perf_counter() - began)
+        paths = write_page(page, settings.out, "explore", png=True)
     total = sum(len(s.table) for s in splits)
     stamp = " [SYNTHETIC data]" if dataset.synthetic else ""
     print(f"{paths[-1]}: {total:,} patches in {time.perf_counter() - began:,.0f} s{stamp}")

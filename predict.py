@@ -16,6 +16,7 @@ from pipeline.command import run_command
 from pipeline.errors import UserError
 from pipeline.files import replaceable, require_writable
 from pipeline.settings import ENGINE_METAVAR, SOURCE_METAVAR, OnBad, usable_cores
+from pipeline.shown import waiting
 from training.device import require_possible
 
 if TYPE_CHECKING:
@@ -105,12 +106,13 @@ def predict(settings: PredictSettings) -> None:
     print(table.describe(), flush=True)
     rows = rows_to_predict(settings, table)
 
-    from pipeline.open import open_source  # torch and DALI, which take seconds
-    from pipeline.submission import Made
-    from training.device import choose_device, choose_precision, prepare_backends
-    from training.ensemble import load_ensemble
-    from training.predicting import probabilities_of, warn_of_synthetic, write_predictions
-    from training.tuned import Origin, input_settings
+    with waiting("loading PyTorch"):
+        from pipeline.open import open_source  # torch and DALI, which take seconds
+        from pipeline.submission import Made
+        from training.device import choose_device, choose_precision, prepare_backends
+        from training.ensemble import load_ensemble
+        from training.predicting import probabilities_of, warn_of_synthetic, write_predictions
+        from training.tuned import Origin, input_settings
 
     device = choose_device(settings.device)
     prepare_backends(device)

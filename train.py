@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from pipeline.command import Stopped, run_command
+from pipeline.shown import waiting
 from training.config import TrainConfig
 from training.distributed import World
 from training.run_folder import RunFolder, settled
@@ -33,7 +34,8 @@ def train(argv: Sequence[str]) -> None:
         from training.patches import train_patches  # NumPy
 
         patches = train_patches(config, folder, world)
-        from training.session import learned  # torch and DALI, which take seconds
+        with waiting("loading PyTorch", shown=world.is_main):
+            from training.session import learned  # torch and DALI, which take seconds
 
         with learned(config, patches, folder, world) as run:
             if world.is_main:
@@ -59,9 +61,10 @@ def finish(config: TrainConfig, folder: RunFolder, run: "Learned") -> None:
     again = f"python -m report {folder.path}"
     print("drawing the plots and the report …", flush=True)
     try:
-        from report.run_page import write_run_report  # matplotlib
+        with waiting("drawing"):
+            from report.run_page import write_run_report  # matplotlib
 
-        report = write_run_report(folder.path, data_dir=run.inputs.patches.root, patches=REPORT_PATCHES)
+            report = write_run_report(folder.path, data_dir=run.inputs.patches.root, patches=REPORT_PATCHES)
     except KeyboardInterrupt as interrupt:
         print(f"\ninterrupted: the report is not finished, all else is; make it: {again}", file=sys.stderr)
         raise Stopped(signal.SIGINT) from interrupt

@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from tqdm import tqdm
 
+from pipeline import shown
 from pipeline.errors import UserError, reason
 from pipeline.exhausted import exhausted
 from pipeline.files import replacing
@@ -121,9 +121,8 @@ def unpack_gzip(path: Path, out: Path, *, progress: bool) -> None:
     with (
         _opened(path) as packed,
         replacing(out) as file,
-        tqdm(total=path.stat().st_size, desc=f"unpacking {path.name}", unit="B", unit_scale=True, leave=False,
-             disable=None if progress else True) as bar,
-    ):  # fmt: skip
+        shown.progress(f"unpacking {path.name}", path.stat().st_size, "bytes", shown=progress) as bar,
+    ):
         for block in _inflate(packed, path):
             check_interrupt()
             file.write(block)
@@ -135,9 +134,8 @@ def md5_of(path: Path, *, progress: bool = True) -> str:
     digest = hashlib.md5(usedforsecurity=False)
     with (
         _opened(path) as file,
-        tqdm(total=path.stat().st_size, desc=f"checking {path.name}", unit="B", unit_scale=True, leave=False,
-             disable=None if progress else True) as bar,
-    ):  # fmt: skip
+        shown.progress(f"checking {path.name}", path.stat().st_size, "bytes", shown=progress) as bar,
+    ):
         blocks = _inflate(file, path) if path.suffix == GZ else iter(lambda: file.read(_GZIP_BYTES), b"")
         for block in blocks:
             check_interrupt()

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from pipeline import shown
 from pipeline.bulk_read import BulkReader, bulk_reader
 from pipeline.dataset import PatchTable
 from pipeline.errors import UserError, listed
@@ -112,9 +112,8 @@ def scan_layouts(
     verdicts: list[_Checked] = []
     with (
         ThreadPoolExecutor(threads) as pool,
-        tqdm(total=len(table), desc=f"checking {table.split}", unit="file", leave=False,
-             disable=None if progress else True) as bar,
-    ):  # fmt: skip
+        shown.progress(f"checking {table.split}", len(table), "files", shown=progress) as bar,
+    ):
         try:
             for checked in pool.map(check_rows, tasks):
                 check_interrupt()

@@ -102,11 +102,13 @@ class _Opener:
     def _existing_pack(self) -> PackFile | None:
         if isinstance(self._table.store, PackedStore):
             pack = self._table.store.pack
-            pack.require_undamaged(threads=self._settings.threads)
+            pack.require_undamaged(threads=self._settings.threads, progress=self._progress)
             return pack
         if not any(self._cache_dir.glob(pack_path(Path(), self._table, "*").name)):
             return None  # none to compare with: the fingerprint, which asks about every file, is not needed
-        return find_pack(self._path, self._table, self._fingerprint, threads=self._settings.threads)
+        return find_pack(
+            self._path, self._table, self._fingerprint, threads=self._settings.threads, progress=self._progress
+        )
 
     def for_kind(self, kind: str) -> tuple[PixelSource | TiffSource, str]:
         """The source and why it was picked."""

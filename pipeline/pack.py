@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from pipeline import shown
 from pipeline.dataset import PatchTable
 from pipeline.decode import Decoder
 from pipeline.errors import UserError
@@ -43,7 +43,9 @@ def pack_path(cache_dir: str | Path, table: PatchTable, fingerprint: str) -> Pat
     return Path(cache_dir) / f"{table.split}-{fingerprint[:16]}{SUFFIX}"
 
 
-def find_pack(path: Path, table: PatchTable, fingerprint: str, *, threads: int) -> PackFile | None:
+def find_pack(
+    path: Path, table: PatchTable, fingerprint: str, *, threads: int, progress: bool = True
+) -> PackFile | None:  # fmt: skip
     """The packed file if it stands and belongs to the table; None if there is none.
 
     Raises:
@@ -54,7 +56,7 @@ def find_pack(path: Path, table: PatchTable, fingerprint: str, *, threads: int) 
     pack = PackFile(path)
     if pack.header.fingerprint != fingerprint or pack.ids != table.ids.tolist():
         raise UserError(f"{path}: was packed from other files than those of {table.store.name(0)}; delete it")
-    pack.require_undamaged(threads=threads)
+    pack.require_undamaged(threads=threads, progress=progress)
     return pack
 
 
@@ -79,14 +81,16 @@ def make_pack(
     """
     return make_once(
         path,
-        find=lambda: _found(path, table, fingerprint, verify_ids, threads),
+        find=lambda: _found(path, table, fingerprint, verify_ids, threads, progress),
         make=lambda: _pack(table, path, fingerprint, threads, verify_ids, progress),
         claim_bytes=lambda: _claim(table),
     )
 
 
-def _found(path: Path, table: PatchTable, fingerprint: str, verify_ids: bool, threads: int) -> PackFile | None:
-    pack = find_pack(path, table, fingerprint, threads=threads)
+def _found(
+    path: Path, table: PatchTable, fingerprint: str, verify_ids: bool, threads: int, progress: bool
+) -> PackFile | None:
+    pack = find_pack(path, table, fingerprint, threads=threads, progress=progress)
     return None if pack is not None and verify_ids and not pack.header.ids_verified else pack
 
 
@@ -119,9 +123,8 @@ def _run(packer: "_Packer", table: PatchTable, threads: int, progress: bool) -> 
     tasks = [range(start, min(start + _ROWS_A_TASK, len(table))) for start in range(0, len(table), _ROWS_A_TASK)]
     with (
         ThreadPoolExecutor(threads) as pool,
-        tqdm(total=len(table), desc=f"packing {table.split}", unit="patch", leave=False,
-             disable=None if progress else True) as bar,
-    ):  # fmt: skip
+        shown.progress(f"packing {table.split}", len(table), "patches", shown=progress) as bar,
+    ):
         try:
             for number, part in enumerate(pool.map(packer.pack_rows, tasks), start=1):
                 check_interrupt()

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline import shown
 from pipeline.errors import UserError
 from pipeline.stores import unreadable
 
@@ -112,16 +113,24 @@ class PackFile:
         """Those of ``rows`` whose pixels do not match their CRC-32."""
         return [row for row in rows if zlib.crc32(self.patches[row]) != self.crc32[row]]
 
-    def require_undamaged(self, *, threads: int) -> None:
-        """Hold all pixels against their CRC-32, which also brings the file into the page cache.
+    def require_undamaged(
+        self, *, threads: int, rows: Sequence[int] | None = None, progress: bool = True
+    ) -> None:  # fmt: skip
+        """Hold the pixels of ``rows``, or all, against their CRC-32, which also brings them into the page cache.
 
         Raises:
             UserError: the disk has changed some.
         """
-        rows = range(len(self.ids))
-        tasks = [rows[start : start + _ROWS_A_TASK] for start in rows[::_ROWS_A_TASK]]
-        with ThreadPoolExecutor(threads) as pool:
-            damaged = [row for found in pool.map(self.damaged_rows, tasks) for row in found]
+        rows = range(len(self.ids)) if rows is None else rows
+        tasks = [rows[start : start + _ROWS_A_TASK] for start in range(0, len(rows), _ROWS_A_TASK)]
+        damaged: list[int] = []
+        with (
+            ThreadPoolExecutor(threads) as pool,
+            shown.progress(f"checking {self.path.name}", len(rows), "patches", shown=progress) as bar,
+        ):
+            for task, found in zip(tasks, pool.map(self.damaged_rows, tasks), strict=True):
+                damaged += found
+                bar.update(len(task))
         if damaged:
             first = self.ids[damaged[0]]
             raise self._damaged(f"{len(damaged):,} patches do not match their checksums, first that of id {first!r}")

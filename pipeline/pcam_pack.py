@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
+from pipeline import shown
 from pipeline.errors import UserError
 from pipeline.files import replacing
 from pipeline.hdf5 import GZ, open_patches, patch_blocks, unpack_gzip
@@ -131,9 +131,8 @@ def _pack(
         writer = _Writer(file.fileno(), sum(map(len, arrays)), *arrays[0].shape[1:3])
         with (
             ThreadPoolExecutor(threads) as pool,
-            tqdm(total=writer.count, desc=f"packing {split}", unit="patch", leave=False,
-                 disable=None if progress else True) as bar,
-        ):  # fmt: skip
+            shown.progress(f"packing {split}", writer.count, "patches", shown=progress) as bar,
+        ):
             first = 0
             for array, path in zip(arrays, paths, strict=True):
                 writing: list[Future[int]] = []

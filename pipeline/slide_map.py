@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from pipeline import shown
 from pipeline.dataset import DatasetError
 from pipeline.hdf5 import open_patches, patch_blocks
 from pipeline.pcam import PcamFolder, read_meta
@@ -61,7 +61,7 @@ def slide_map(ids: Iterable[str], pcam_dir: Path, cache_dir: Path, *, progress: 
             )
         wanted = list(ids)
         found: dict[str, set[str]] = {identifier: set() for identifier in wanted}
-        with tqdm(total=len(x), desc="hashing", unit="patch", leave=False, disable=None if progress else True) as bar:
+        with shown.progress("hashing", len(x), "patches", shown=progress) as bar:
             for start, patches_u8 in patch_blocks(x, part.x):
                 _look_up(patches_u8, slides[start : start + len(patches_u8)], found)
                 bar.update(len(patches_u8))

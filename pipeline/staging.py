@@ -7,8 +7,8 @@ from queue import SimpleQueue
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from pipeline import shown
 from pipeline.bulk_read import bulk_reader
 from pipeline.dataset import PatchTable
 from pipeline.errors import UserError
@@ -123,7 +123,7 @@ def stage(
     )
     with (
         ThreadPoolExecutor(threads, thread_name_prefix="stage") as pool,
-        tqdm(total=len(source), desc=progress, unit="patch", leave=False, disable=None if progress else True) as bar,
+        shown.progress(progress, len(source), "patches", shown=bool(progress)) as bar,
     ):
         waiting = {pool.submit(read, rows): rows for rows in pieces}
         try:

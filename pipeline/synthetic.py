@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
+from pipeline import shown
 from pipeline.dataset import LABELS_FILE, SAMPLE_FILE, SYNTHETIC_FILE
 from pipeline.errors import UserError
 from pipeline.tiff_writer import tiff_header
@@ -195,8 +195,7 @@ def _write_patches(
     rows: dict[str, list[tuple[str, int, str]]] = {split: [] for split in _SPLITS}
     tasks = ([root] * len(parts), [settings] * len(parts), parts)
     total = settings.train + settings.test
-    hide = None if progress else True
-    with tqdm(total=total, desc="drawing", unit="patch", leave=False, disable=hide) as bar:
+    with shown.progress("drawing", total, "patches", shown=progress) as bar:
         for part, written in zip(parts, in_processes(_write_part, *tasks, workers=workers), strict=True):
             rows[part.split] += [(name, label, part.wsi) for name, label in written]
             bar.update(len(written))

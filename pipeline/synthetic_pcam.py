@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from tqdm import tqdm
 
+from pipeline import shown
 from pipeline.errors import UserError
 from pipeline.files import csv_text
 from pipeline.hdf5 import load_h5py
@@ -58,14 +58,14 @@ def write_pcam(
 
     def fill(folder: Path) -> None:
         total = train + valid + test
-        with tqdm(total=total, desc="drawing", unit="patch", leave=False, disable=None if progress else True) as bar:
+        with shown.progress("drawing", total, "patches", shown=progress) as bar:
             for split in SPLITS:
                 _write_split(folder, settings, split, bar, workers)
 
     write_folder(out, settings, fill)
 
 
-def _write_split(folder: Path, settings: PcamSettings, split: str, bar: tqdm, workers: int | None) -> None:
+def _write_split(folder: Path, settings: PcamSettings, split: str, bar: shown.Bar, workers: int | None) -> None:
     h5py = load_h5py(str(folder))
     parts = list(plan_parts(settings, split))
     count, size = getattr(settings, split), settings.size

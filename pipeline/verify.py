@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from tqdm import tqdm
 
+from pipeline import shown
 from pipeline.decode import Decoder
 from pipeline.errors import UserError, listed
 from pipeline.ids import checksum_of
@@ -47,8 +47,7 @@ def verify_ids(source: PixelSource | TiffSource, ids: np.ndarray, *, threads: in
         UserError: lists the first of those that differ.
     """
     wrong: list[str] = []
-    hidden = None if progress else True  # None: hidden unless on a terminal
-    with tqdm(total=len(ids), desc="verifying ids", unit="patch", leave=False, disable=hidden) as bar:
+    with shown.progress("verifying ids", len(ids), "patches", shown=progress) as bar:
         for rows, pixels in iterate_pixels(source, np.arange(len(ids)), threads=threads):
             for row, patch in zip(rows, pixels, strict=True):
                 found = hashlib.sha1(patch).hexdigest()

@@ -14,6 +14,7 @@ import tyro
 
 from pipeline.command import run_command
 from pipeline.errors import UserError
+from pipeline.shown import waiting
 
 if TYPE_CHECKING:  # what is heavy is imported once it is needed: a mistake is told before, at once
     from report.page import Page
@@ -54,10 +55,19 @@ def report(settings: ReportSettings) -> Path:
         raise UserError(f"{lost[0]}: expected the folder of a run or a submission.csv, found nothing there")
     if settings.groups is not None and not settings.groups.exists():
         raise UserError(f"{settings.groups}: expected a CSV file id,wsi, found nothing there")
+    with waiting("drawing"):
+        path = write(settings)
+    print(path)
+    return path
+
+
+def write(settings: ReportSettings) -> Path:
+    """Write what is asked for; returns the page's path. Raises UserError for what the user can mend."""
+    first = settings.what[0]
     if len(settings.what) == 1 and first.is_dir():
         from report.run_page import write_run_report
 
-        path = write_run_report(
+        return write_run_report(
             first,
             out=settings.out,
             data_dir=settings.data_dir,
@@ -65,12 +75,9 @@ def report(settings: ReportSettings) -> Path:
             patches=settings.patches,
             mistakes=settings.mistakes,
         )
-    elif settings.mistakes:
+    if settings.mistakes:
         raise UserError("--mistakes: expected the folder of one run")
-    else:
-        path = write_other(settings)
-    print(path)
-    return path
+    return write_other(settings)
 
 
 def write_other(settings: ReportSettings) -> Path:

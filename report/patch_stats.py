@@ -1,7 +1,6 @@
 """Statistics over every patch of a split, in one pass through its pixels and a few hundred MB of memory."""
 
 import hashlib
-import sys
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,8 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from tqdm import tqdm
 
+from pipeline import shown
 from pipeline.sources import PixelSource, TiffSource
 from pipeline.verify import iterate_pixels
 from report.stain_groups import stain_directions
@@ -113,7 +112,7 @@ def measure_patches(
         "stain": np.empty((count, 9), np.float32),
     }
     chunks = iterate_pixels(source, np.arange(count), threads=threads, chunk=CHUNK)
-    with tqdm(total=count, desc=name, unit="patch", leave=False, disable=not (progress and sys.stderr.isatty())) as bar:
+    with shown.progress(name, count, "patches", shown=progress) as bar:
         for rows, (sums, values) in _in_threads(chunks, of_row, groups, threads):
             histogram += sums[0]
             image_sum += sums[1]

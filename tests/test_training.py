@@ -12,6 +12,7 @@ from training_cases import CPU, FP32, TinyNet, one_thread, tiny_trainer  # noqa:
 
 from models.create import create_model
 from pipeline.errors import UserError
+from pipeline.shown import duration
 from pipeline.split import Split
 from training.config import OptimSettings
 from training.device import Precision
@@ -19,7 +20,6 @@ from training.diagnose import BF16, COMPILE, diagnose
 from training.inputs import check_size
 from training.metrics import (
     EpochMetrics,
-    duration,
     log_loss,
     read_metrics,
     score,

@@ -1,16 +1,17 @@
 """The training loop: epochs of steps, validation, files, and the way back after an interruption."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from models.saved import WeightsInfo
 from pipeline.files import write_csv
+from pipeline.shown import Bar, duration
+from pipeline.shown import progress as progress_of
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, save_weights
 from training.distributed import World
 from training.inference import predict_logits
@@ -175,8 +176,15 @@ class Trainer:
         if progress.next_batch >= len(train):
             return  # stopped between the last step and the validation
         start, before_s, before_wait_s = time.perf_counter(), progress.train_s, progress.wait_s
+        before_images = progress.images
         train.set_epoch(progress.epoch, progress.next_batch)
-        with self._bar(f"epoch {progress.epoch + 1}", len(train), progress.next_batch) as bar:
+
+        def more(left_s: float) -> str:
+            seconds = time.perf_counter() - start
+            rate = (progress.images - before_images) / seconds
+            return f"{rate:,.0f} images/s, data wait {train.wait_s / seconds:.0%}, {duration(left_s)} left in it"
+
+        with self._progress(f"epoch {progress.epoch + 1}", len(train), progress.next_batch, more) as bar:
             for x, y, rows in train:
                 result = step(x, y)
                 self.monitor.record(progress.step + 1, result.lr, rows, result.loss, result.gradient_norm)
@@ -205,7 +213,7 @@ class Trainer:
         model = self.step.averaged
         self.world.share_buffers(model)
         self.validation.set_epoch(0)
-        with self._bar("validation", len(self.validation)) as bar:
+        with self._progress("validation", len(self.validation)) as bar:
 
             def after_batch(n: int) -> None:
                 bar.update()
@@ -268,7 +276,7 @@ class Trainer:
         """The signal that stops the run, from whichever process got it."""
         return max(signum or 0 for signum in self.world.gather(self.stop.signum))
 
-    def _bar(self, name: str, total: int, done: int = 0) -> tqdm:
-        """A progress bar on a terminal, nothing elsewhere."""
-        hidden = not (self.world.is_main and sys.stderr.isatty())
-        return tqdm(total=total, initial=done, desc=name, unit="batch", leave=False, disable=hidden)
+    def _progress(
+        self, name: str, total: int, done: int = 0, more: Callable[[float], str] | None = None
+    ) -> AbstractContextManager[Bar]:  # fmt: skip
+        return progress_of(name, total, "batches", done=done, shown=self.world.is_main, more=more)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.files import write_csv
+from pipeline.shown import duration
 
 
 @dataclass(frozen=True)
@@ -110,13 +111,3 @@ def epoch_line(m: EpochMetrics, epochs: int, seconds_left: float, best: bool) ->
         f"  accuracy {m.val_accuracy:.4f}  AUC {m.val_auc:.4f}{'*' if best else ' '}"
         f"  {m.images_per_s:,.0f} images/s  data wait {m.data_wait:.0%}  {left}"
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people read them: 45 s, 3:07 min, 2:05 h."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02} min"
-    return f"{whole // 3600}:{whole % 3600 // 60:02} h"

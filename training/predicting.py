@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from pipeline import shown
 from pipeline.dataset import PatchTable
 from pipeline.errors import listed
 from pipeline.left_out import write_left_out
@@ -60,7 +60,7 @@ def probabilities_of(
         settings=settings, shuffle=False, drop_last=False,
     )  # fmt: skip
     start = time.perf_counter()
-    with tqdm(total=len(rows), desc="predicting", unit="patch", leave=False, disable=not sys.stderr.isatty()) as bar:
+    with shown.progress("predicting", len(rows), "patches") as bar:
         found, logits = predict_logits(
             ensemble.networks, loader, precision=precision, views=views, after_batch=bar.update
         )  # fmt: skip

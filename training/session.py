@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from models.views import TTA_VIEWS
 from pipeline.files import write_csv, write_json
 from pipeline.left_out import write_left_out
+from pipeline.shown import waiting
 from pipeline.split import write_split
 from training.build import build_step, build_trainer, describe_run, require_fit
 from training.config import TrainConfig
@@ -57,7 +58,8 @@ def learned(config: TrainConfig, patches: TrainPatches, folder: RunFolder, world
         test = SubmissionPatches(patches.test, settings, device, data.cache_dir)
     with opening(config, patches, settings, device, world) as wait_for_source:
         # The first optimiser imports torch._dynamo, which takes one to two seconds: beside the files.
-        step = build_step(config, patches, device=device, precision=precision, world=world)
+        with waiting("building the network", shown=world.is_main):
+            step = build_step(config, patches, device=device, precision=precision, world=world)
         compiled_for = compile_ahead(config, patches, step, world)
         source = wait_for_source()
     check_size(source.height, source.width, data.augment)
@@ -116,7 +118,8 @@ def warm_up(config: TrainConfig, step: TrainStep, patch_size: tuple[int, int], w
         return
     began = time.perf_counter()
     count, channels = config.optim.batch_size // world.size, config.optim.pad_channels
-    step.warm_up(*random_batch(count, patch_size, step.device, channels=channels))
+    with waiting("compiling", shown=world.is_main):
+        step.warm_up(*random_batch(count, patch_size, step.device, channels=channels))
     world.say(f"compiled in {time.perf_counter() - began:.0f} s")
 
 
