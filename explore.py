@@ -146,8 +146,8 @@ def missing(dataset: "Dataset") -> list[str]:
 
 def main() -> int:
     """Entry point; returns the exit status."""
-    settings = tyro.cli(ExploreSettings, prog="explore.py", description=__doc__.splitlines()[0])
-    return run_command(lambda: explore(settings))
+    what = __doc__.splitlines()[0]
+    return run_command(lambda: explore(tyro.cli(ExploreSettings, prog="explore.py", description=what)))
 
 
 if __name__ == "__main__":

@@ -206,8 +206,7 @@ def report_scores(
 
 def main() -> int:
     """Entry point; returns the exit status."""
-    settings = tyro.cli(PredictSettings, prog="predict.py", description=_DESCRIPTION)
-    return run_command(lambda: predict(settings))
+    return run_command(lambda: predict(tyro.cli(PredictSettings, prog="predict.py", description=_DESCRIPTION)))
 
 
 if __name__ == "__main__":

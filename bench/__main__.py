@@ -32,9 +32,9 @@ def main(argv: Sequence[str]) -> int:
     from pipeline.command import run_command
 
     command = COMMANDS[name]
-    settings = tyro.cli(command.load(), prog=f"python -m bench {name}", description=command.what, args=options)
 
     def run() -> None:
+        settings = tyro.cli(command.load(), prog=f"python -m bench {name}", description=command.what, args=options)
         if (check := getattr(settings, "require_measurable", None)) is not None:
             check()
         settings.run()

@@ -36,10 +36,10 @@ class Export:
 
     def __call__(self) -> None:
         _check(self)
-        from models.export import ExportError, export, require_packages  # torch: a mistake is told before
-        from models.saved import WeightsError, load_network
-
         try:
+            from models.export import ExportError, export, require_packages  # torch: a mistake is told before
+            from models.saved import WeightsError, load_network
+
             require_packages()
             import torch
 
@@ -47,10 +47,15 @@ class Export:
             print(f"exporting {info.model}: some seconds …", flush=True)
             self.out.parent.mkdir(parents=True, exist_ok=True)
             difference, patches = export(network, info, self.out, views=self.tta, temperature=self.temperature)
+        except MemoryError as error:
+            raise _Mistake("memory is full: end other programs") from error
+        except ImportError as error:  # before those that come with the import
+            raise _Mistake(
+                f"a package that exporting needs cannot be imported: {error}; install it anew, or end other programs"
+                " if memory is full"
+            ) from error
         except (ExportError, WeightsError) as error:
             raise _Mistake(str(error)) from error
-        except ImportError as error:
-            raise _Mistake(f"a package that exporting needs cannot be imported: {error}; install it anew") from error
         except OSError as error:
             raise _Mistake(
                 f"{self.out}: cannot be written: {error.strerror or error}; what was there is untouched"

@@ -188,8 +188,8 @@ def _tables(data_dir: Path, cache_dir: Path, *, skip_missing: bool = False) -> "
 
 def main() -> int:
     """Entry point; returns the exit status."""
-    command = tyro.cli(tyro.conf.OmitSubcommandPrefixes[Command], prog="python -m pipeline", description=__doc__)
-    return run_command(command.run)
+    commands = tyro.conf.OmitSubcommandPrefixes[Command]
+    return run_command(lambda: tyro.cli(commands, prog="python -m pipeline", description=__doc__).run())
 
 
 if __name__ == "__main__":

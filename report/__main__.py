@@ -116,8 +116,8 @@ def _write(page: "Page", folder: Path, stem: str) -> Path:
 
 def main() -> int:
     """Entry point; returns the exit status."""
-    settings = tyro.cli(ReportSettings, prog="python -m report", description=__doc__.splitlines()[0])
-    return run_command(lambda: report(settings))
+    what = __doc__.splitlines()[0]
+    return run_command(lambda: report(tyro.cli(ReportSettings, prog="python -m report", description=what)))
 
 
 if __name__ == "__main__":

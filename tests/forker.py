@@ -20,6 +20,12 @@ from typing import NamedTuple
 # Threads do not survive a fork.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 MODULES = {"train": "train", "predict": "predict", "explore": "explore", "pipeline": "pipeline.__main__"}
+# What they import once they need it, which takes seconds.
+LATER = (
+    "nvidia.dali.fn", "pipeline.left_out", "pipeline.open", "pipeline.submission", "report.explore_page",
+    "report.patch_stats", "report.run_page", "report.write", "torch._dynamo", "training.ensemble",
+    "training.predicting", "training.session", "training.submitting",
+)  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -90,7 +96,8 @@ class Forker:
 def main() -> int:
     """Serve cases until the input ends. In a forked child: run its case and return the program's exit status."""
     programs = {name: importlib.import_module(module) for name, module in MODULES.items()}
-    importlib.import_module("nvidia.dali.fn")
+    for module in LATER:
+        importlib.import_module(module)
     for line in sys.stdin:
         case = json.loads(line)
         (out, child_out), (err, child_err) = os.pipe(), os.pipe()

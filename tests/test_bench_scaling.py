@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests_support import write_kaggle_folder
+from tiff_maker import DEFLATE, make_tiff
 
 from bench.results import read_result
 from bench.scaling import Scaling, anonymous_bytes, broken_promises, limit_mb
@@ -57,17 +59,18 @@ def test_promises_that_hold_give_no_line_and_each_that_breaks_one() -> None:
         assert expected in line
 
 
-def test_a_point_is_measured_in_a_process_of_its_own_and_one_that_fails_costs_its_row(
-    kaggle_folder: Path, tmp_path: Path, capsys
-) -> None:
-    out = tmp_path / "scaling.json"
+def test_a_point_is_measured_in_a_process_of_its_own_and_one_that_fails_costs_its_row(tmp_path: Path, capsys) -> None:
+    """The first source cannot read compressed files; the others are measured all the same."""
+    out, folder = tmp_path / "scaling.json", tmp_path / "data"
+    write_kaggle_folder(folder, train=40, test=0, size=32, encode=lambda patch: make_tiff(patch, compression=DEFLATE))
     Scaling(
-        data_dir=kaggle_folder, out=out, cache_dir=tmp_path / "cache", device="cpu", workers=1, batch_size=64,
-        sizes=(300,), sources=("strip", "resident"), repeats=2,
+        data_dir=folder, out=out, cache_dir=tmp_path / "cache", device="cpu", workers=1, batch_size=64,
+        sizes=(300,), sources=("strip", "tiff", "resident"), repeats=2,
     ).run()  # fmt: skip
     result = read_result(out, "scaling")
-    row = result.row("strip, 300")
-    assert len(row["epoch_s"]) == 2 and row["first_batch_s"] > row["open_s"] > 0 and row["peak_anon_mb"] > 0
-    assert "expected a GPU" in result.row("resident, 300")["skipped"]
-    assert "resident, 300: not measured" in capsys.readouterr().out
+    for source in ("tiff", "resident"):
+        row = result.row(f"{source}, 300")
+        assert len(row["epoch_s"]) == 2 and row["first_batch_s"] > row["open_s"] > 0 and row["peak_anon_mb"] > 0
+    assert "expected uncompressed strips alone" in result.row("strip, 300")["skipped"]
+    assert "strip, 300: not measured" in capsys.readouterr().out
     assert list((tmp_path / "cache").iterdir()) == []

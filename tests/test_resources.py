@@ -2,9 +2,11 @@
 
 import errno
 import os
+import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from forker import Forker, Result
+from forker import ONE_THREAD, Forker, Result
 from killing import temporary_files
 from tests_support import write_kaggle_folder
 from training_cases import (
@@ -90,7 +92,7 @@ def no_half_files(folder: Path) -> bool:
     [
         ("pipeline", 100_000, r".packed"), ("train", 500, "config.json"), ("train", 6_000, "split.csv"),
         ("train", MIB, "best.safetensors"), ("train", 4 * MIB, "last.pt"), ("predict", 500, "submission.csv"),
-        ("explore", 10_000, ".png"),
+        ("explore", 10_000, ".svg"), ("explore", 200_000, "explore.html"),
     ],
 )  # fmt: skip
 def test_file_that_finds_no_room_is_named(forker, data, trained, tmp_path, program, limit, file):
@@ -144,7 +146,8 @@ def test_disk_that_fills_up_before_the_report_keeps_the_run(forker, data, traine
         folder = RunFolder(tmp_path / "disk" / "run")
         args = [*smoke_args(data, folder.path, "--epochs", "1"), "--cache-dir", str(tmp_path / "cache")]
         result = forker.run("train", args)
-        assert ".png: cannot be written: No space left on device" in said_in_one_line(result)
+        error = said_in_one_line(result)
+        assert str(folder.path) in error and "cannot be written: No space left on device" in error
         assert "best validation AUC" in result.out
         before = {path: path.read_bytes() for path in (folder.last, folder.best)}
         assert load_checkpoint(folder.last, belongs_to={})["progress"]["epoch"] == 1
@@ -190,6 +193,22 @@ def test_no_file_descriptors_left_is_said(forker, data, trained, tmp_path, progr
 def test_no_memory_left_is_said(forker, data, trained, tmp_path, program):
     error = said_in_one_line(forker.run(program, arguments(program, data, trained, tmp_path), AS=3 * MIB))
     assert Resource.MEMORY.value in error or Resource.THREADS.value in error
+    assert no_half_files(tmp_path)
+
+
+@pytest.mark.parametrize("command", ["train.py", "predict.py", "explore.py", "-m models export"])
+def test_no_memory_for_the_imports_is_said(data, trained, tmp_path, command):
+    """In a process of its own, which has imported nothing yet: room for NumPy, and none for torch."""
+    program = command.removesuffix(".py")
+    argv = [trained.path, "--out", tmp_path / "n.onnx"] if "export" in command else arguments(
+        program, data, trained, tmp_path
+    )  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, *command.split(), *map(str, argv)], cwd=ROOT, env={**os.environ, **ONE_THREAD},
+        capture_output=True, text=True, check=False, timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (10**9, 10**9)),
+    )  # fmt: skip
+    assert "emory is full" in said_in_one_line(Result(run.returncode, run.stdout, run.stderr))
     assert no_half_files(tmp_path)
 
 

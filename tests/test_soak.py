@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -94,6 +95,7 @@ def check_run_folder(folder: RunFolder) -> int:
         ".json": lambda path: read_config(path) if path == folder.config else json.loads(path.read_bytes()),
         ".csv": read_whole_csv,
         ".png": lambda path: Image.open(path).load(),
+        ".svg": lambda path: ElementTree.fromstring(path.read_bytes()),
         ".html": lambda path: path.read_text().rstrip().endswith("</html>") or pytest.fail(f"{path} is cut short"),
     }
     for path in sorted(folder.path.rglob("*")):
