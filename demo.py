@@ -5,7 +5,9 @@ import sys
 import time
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
+
+from pipeline.tables import read_table
 
 DATA, RUN = Path("data/demo"), Path("runs/demo")
 SUBMISSION = RUN / "submission.csv"
@@ -31,14 +33,14 @@ def main() -> None:
         "--out-dir", str(RUN),
     )  # fmt: skip
     step("predict.py", "--run", str(RUN), "--data-dir", str(DATA), "--tta", "8", "--out", str(SUBMISSION))
-    metrics = pd.read_csv(RUN / "metrics.csv")
+    metrics = read_table(RUN / "metrics.csv", ("val_auc", "images_per_s"))
     print(
         f"\nDone in {time.monotonic() - began:.0f} s, on SYNTHETIC data: the figures say nothing about real tissue.\n"
         f"  predictions     {SUBMISSION}\n"
         f"  plots           {RUN / 'plots'}\n"
         f"  report          {RUN / 'report.html'}\n"
-        f"  validation AUC  {metrics['val_auc'].max():.4f} (slides that were not trained on)\n"
-        f"  training speed  {metrics['images_per_s'].median():,.0f} images/s"
+        f"  validation AUC  {metrics.numbers('val_auc').max():.4f} (slides that were not trained on)\n"
+        f"  training speed  {np.median(metrics.numbers('images_per_s')):,.0f} images/s"
     )
 
 

@@ -7,6 +7,7 @@ python predict.py --run runs/NAME --data-dir ... --evaluate    scores labelled p
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -95,12 +96,11 @@ def predict(settings: PredictSettings) -> None:
     from pipeline.dataset import open_dataset  # NumPy
     from pipeline.left_out import usable
 
-    dataset = open_dataset(
-        settings.data_dir, skip_missing=True, cache_dir=settings.cache_dir, splits=("test",)
-    )  # fmt: skip
+    opened = partial(open_dataset, settings.data_dir, skip_missing=True, cache_dir=settings.cache_dir)
+    dataset = opened(splits=("test",))
     print(f"data: {dataset.root}", flush=True)
     labelled = dataset.test is not None and dataset.test.labels is not None  # PatchCamelyon's are
-    whole = dataset.require_train() if settings.evaluate and not labelled else dataset.require_test()
+    whole = opened(splits=("train",)).require_train() if settings.evaluate and not labelled else dataset.require_test()
     threads = settings.workers or usable_cores()
     table = usable(whole, settings.on_bad, threads=threads, cache_dir=settings.cache_dir)
     print(table.describe(), flush=True)

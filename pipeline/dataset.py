@@ -1,32 +1,37 @@
 """Kaggle's folder or .zip -> validated tables of patches. Nothing is decoded here, and nothing is written."""
 
-import io
 import os
-from collections.abc import Collection, Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os.path import splitext
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from pipeline.errors import UserError
-from pipeline.files import semicolons
+from pipeline.find_data import dataset_root
+from pipeline.image_files import (
+    LABELS_FILE,
+    SAMPLE_FILE,
+    DatasetError,
+    Files,
+    FolderFiles,
+    Images,
+    ZipFiles,
+    without_suffix,
+)
 from pipeline.pcam_names import is_pcam
-from pipeline.stores import MAX_CSV_BYTES, SUFFIXES, Archive, FolderStore, Store, ZipStore, unreadable
+from pipeline.stores import Store
+from pipeline.tables import Table, number, parse_table
 
-LABELS_FILE = "train_labels.csv"
-SAMPLE_FILE = "sample_submission.csv"
 SYNTHETIC_FILE = "SYNTHETIC.txt"
-COLUMNS = ["id", "label"]
+COLUMNS = ("id", "label")
 # File systems allow 255 bytes a name; a suffix and a little room belong to us.
 MAX_ID_BYTES = 200
-# What macOS puts beside what one has zipped or looked at.
-_MACS_OWN = {"__MACOSX", ".DS_Store"}
+_USUAL_ID = re.compile(r"[0-9A-Za-z_-]{1,200}")
+# Separators, control characters, and lone surrogates: bytes of a file name that are no text.
+_ODD_ID = re.compile(r"[/\\\x00-\x1f\x7f\ud800-\udfff]")
 _SHOWN = 5
-
-
-class DatasetError(UserError):
-    """The data set is not in Kaggle's layout, or its tables contradict its files."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class PatchTable:
     """Image files beside these that no table lists; they are left alone."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """{id: reason} of patches that the data set lists and this table lacks, because their files cannot be used."""
+    absent: str = ""
+    """What to say of the files that are missing; empty where none is."""
     layout: str = "kaggle"
     """kaggle, or pcam for PatchCamelyon's HDF5 files."""
     slides: np.ndarray | None = None
@@ -110,48 +117,6 @@ class Dataset:
         return self.test
 
 
-def dataset_root(data_dir: str | Path) -> Path:
-    """Where the data set lies: ``data_dir`` itself, or the only folder in it where nothing else may be meant.
-
-    Raises:
-        DatasetError: there is nothing, or more than one place that may be meant, or a .zip alone.
-    """
-    root = Path(data_dir)
-    if root.is_file():
-        if is_pcam([root.name]):
-            raise DatasetError(
-                f"{root}: expected the folder of PatchCamelyon's files, found one of them; give {root.parent}"
-            )
-        return root
-    if not root.exists():
-        raise DatasetError(f"{root}: expected Kaggle's folder or .zip, found nothing there")
-    try:
-        entries = sorted(root.iterdir())
-    except OSError as error:
-        raise unreadable(str(root), error) from error
-    names = {entry.name for entry in entries}
-    if is_pcam(names) and names & {LABELS_FILE, SAMPLE_FILE}:
-        raise DatasetError(
-            f"{root}: holds files of Kaggle's and of PatchCamelyon's; move one of them to a folder of its own"
-        )
-    if is_pcam(names) or _is_top(names):
-        return root
-    folders = [
-        entry for entry in entries
-        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in _MACS_OWN
-    ]  # fmt: skip
-    meant = [entry for entry in entries if entry in folders or entry.suffix.lower() == ".zip"]
-    if len(meant) == 1 and folders:
-        return folders[0]
-    if meant:
-        choice = " or ".join(f"--data-dir {entry}" for entry in meant[:_SHOWN])
-        raise DatasetError(
-            f"{root}: expected a data set, found {len(meant)} place{'s' * (len(meant) > 1)} where one may be; say"
-            f" which: {choice}"
-        )
-    return root
-
-
 def open_dataset(
     data_dir: str | Path, *, skip_missing: bool = False, cache_dir: str | Path = "cache",
     splits: Collection[str] = ("train", "test"),
@@ -176,77 +141,70 @@ def open_dataset(
         from pipeline.pcam import open_pcam
 
         return open_pcam(root, splits=splits, cache_dir=Path(cache_dir))
-    files = _ZipFiles(root) if root.is_file() else _FolderFiles(root)
+    files: Files = ZipFiles(root) if root.is_file() else FolderFiles(root)
     synthetic = files.has(SYNTHETIC_FILE)
-    sample_ids = None
+    train = test = sample_ids = None
+    lacking: dict[str, str] = {}
     if files.has(SAMPLE_FILE):
-        sample_ids = read_table(files.text(SAMPLE_FILE), files.where(SAMPLE_FILE), labelled=False)["id"].tolist()
-    train = test = None
-    if files.has(LABELS_FILE):
-        labels = read_table(files.text(LABELS_FILE), files.where(LABELS_FILE), labelled=True)
-        ids = labels["id"].tolist()
-        train = _table("train", ids, LABELS_FILE, files, synthetic, labels["label"].to_numpy(), skip_missing)
-    listing = files.images("test")
-    if listing:
-        ids = sample_ids if sample_ids is not None else sorted(listing)
-        if odd := [name for name, bad in zip(ids, _not_plain(pd.Series(ids, dtype=object)), strict=True) if bad]:
-            raise DatasetError(f"{files.where('test')}: expected plain file names, found {odd[0]!r}; rename it")
-        test = _table("test", ids, SAMPLE_FILE, files, synthetic, None, skip_missing)
-    if train is None and test is None:
+        sample_ids = read_ids(files.content(SAMPLE_FILE), files.where(SAMPLE_FILE))["id"]
+    if "train" in splits and files.has(LABELS_FILE):
+        listed = read_ids(files.content(LABELS_FILE), files.where(LABELS_FILE), labelled=True)
+        images = files.images("train")
+        train = _table("train", listed, images, synthetic=synthetic, labels=_labels(listed), skip_missing=skip_missing)
+    elif "train" in splits:
+        lacking["train"] = _no_labels(files)
+    if "test" in splits and (images := files.images("test")) is not None:
+        if images.all():
+            listed = read_ids(files.content(SAMPLE_FILE), files.where(SAMPLE_FILE)) if sample_ids else _of_files(images)
+            test = _table("test", listed, images, synthetic=synthetic, labels=None, skip_missing=skip_missing)
+        elif found := images.found_instead():
+            raise DatasetError(f"{images.place}: expected .tif files, as Kaggle gives them, found {found}")
+    if train is None and test is None and not files.has(LABELS_FILE) and sample_ids is None:
         raise DatasetError(
             f"{root}: expected {LABELS_FILE} and train/, or test/, in Kaggle's layout, found "
             f"{_few(files.top()) or 'nothing'}; the README says how to get the data"
         )
-    return Dataset(root=files.root, train=train, test=test, sample_ids=sample_ids, synthetic=synthetic)
+    return Dataset(root=files.root, train=train, test=test, sample_ids=sample_ids, synthetic=synthetic, lacking=lacking)
 
 
-def read_table(text: bytes, where: str, *, labelled: bool) -> pd.DataFrame:
-    """Parse and validate a CSV file with the header ``id,label``.
+def read_ids(content: bytes, where: str, *, labelled: bool = False) -> Table:
+    """Parse a table of patches, and check that each id is there once and can be a file's name.
 
     Args:
-        text: the file's content, UTF-8.
+        content: of the file.
         where: what to call it in messages.
-        labelled: whether labels must be 0 or 1; otherwise they are not looked at.
+        labelled: whether there must be a column label.
 
     Returns:
-        Columns ``id`` (str) and, if labelled, ``label`` (int64).
+        Columns id and, if labelled, label as they are written.
     """
-    try:
-        table = pd.read_csv(
-            io.BytesIO(text), dtype=str, keep_default_na=False, skip_blank_lines=False, encoding="utf-8-sig"
-        )
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
-        raise DatasetError(f"{where}: expected a CSV file with the header id,label, found: {error}") from error
-    if list(table.columns) != COLUMNS or not isinstance(table.index, pd.RangeIndex):
-        found = text[:80].splitlines()[0].decode(errors="replace")
-        raise DatasetError(f"{where}: line 1: expected the header id,label, found {found!r}{semicolons(found)}")
-    if table.empty:
+    table = parse_table(content, where, COLUMNS if labelled else COLUMNS[:1], error=DatasetError)
+    if not len(table):
         raise DatasetError(f"{where}: expected at least one row below the header, found none")
-    ids = table["id"]
-    _complain(where, ids, _not_plain(ids), "an id that is a plain file name (no separators, no ..)")
-    _complain(where, ids, ids.duplicated().to_numpy(), "every id once; this one stands above already:")
-    if labelled:
-        labels = table["label"]
-        _complain(where, labels, ~labels.isin(["0", "1"]).to_numpy(), "label 0 or 1")
-        table["label"] = labels.astype(np.int64)
+    if not all(map(_USUAL_ID.fullmatch, table["id"])):
+        table.require("id", is_plain, "an id that is a plain file name (no separators, no ..)")
+    table.require_unique("id")
     return table
 
 
-def _not_plain(ids: pd.Series) -> np.ndarray:
-    """[N] bool: ids that must not become part of a path."""
-    # Lone surrogates are bytes of a file name that are no text.
-    odd = ids.str.contains(r"[/\\\x00-\x1f\x7f\ud800-\udfff]", regex=True)
-    odd |= ids.isin(["", ".", ".."]) | (ids.str.strip() != ids)
-    return (odd | (ids.str.encode("utf-8", "surrogatepass").str.len() > MAX_ID_BYTES)).to_numpy()
+def _labels(table: Table) -> np.ndarray:
+    """The column label, [N] int64 of 0 or 1: also 1.0 and True are read."""
+    known = {value: _label(value) for value in set(table["label"])}
+    table.require("label", lambda value: known[value] is not None, "label 0 or 1")
+    return np.array([known[value] for value in table["label"]], np.int64)
 
 
-def _complain(where: str, values: pd.Series, bad: np.ndarray, expected: str) -> None:
-    """Raise a DatasetError that lists the first few bad values with their lines, if there are any."""
-    rows = np.flatnonzero(bad)
-    if len(rows):
-        found = "; ".join(f"line {row + 2}: found {values.iloc[row]!r}" for row in rows[:_SHOWN])
-        more = f"; and {len(rows) - _SHOWN:,} more" if len(rows) > _SHOWN else ""
-        raise DatasetError(f"{where}: expected {expected}, {found}{more}")
+def _label(text: str) -> int | None:
+    value = {"true": 1.0, "false": 0.0}.get(text.lower(), number(text))
+    return int(value) if value in (0, 1) else None
+
+
+def is_plain(identifier: str) -> bool:
+    """Whether an id may become part of a path."""
+    if _USUAL_ID.fullmatch(identifier):
+        return True
+    odd = identifier in ("", ".", "..") or identifier.strip() != identifier or _ODD_ID.search(identifier)
+    return not odd and len(identifier.encode("utf-8", "surrogatepass")) <= MAX_ID_BYTES
 
 
 def _few(names: Iterable[str]) -> str:
@@ -254,119 +212,76 @@ def _few(names: Iterable[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
 
 
+def _no_labels(files: Files) -> str:
+    """Why there is nothing to train on, where there is no table of labels."""
+    text = f"{files.root}: expected {LABELS_FILE} and train/, found no {LABELS_FILE}"
+    images = files.images("train")
+    if images is not None and any(name.startswith(("0/", "1/")) for name in images.all().values()):
+        return f"{text}; folders 0/ and 1/ in train/ are not read as labels: write it, a line id,label for each file"
+    return text
+
+
+def _of_files(images: Images) -> Table:
+    """A table of the files themselves, where none lists them."""
+    ids = sorted(images.top or images.all())
+    if odd := [identifier for identifier in ids if not is_plain(identifier)]:
+        raise DatasetError(f"{images.place}: expected plain file names, found {odd[0]!r}; rename it")
+    return Table(images.place, {"id": ids}, range(1, len(ids) + 1), DatasetError)
+
+
 def _table(
-    split: str, ids: list[str], table_file: str, files: "_FolderFiles | _ZipFiles", synthetic: bool,
-    labels: np.ndarray | None, skip_missing: bool,
-) -> PatchTable:  # fmt: skip
-    listing = files.images(split)
-    missing = [row for row, identifier in enumerate(ids) if identifier not in listing]
-    if missing and not skip_missing:
-        lines = "; ".join(f"line {row + 2}: {ids[row]}" for row in missing[:_SHOWN])
-        raise DatasetError(
-            f"{files.where(table_file)}: expected an image file {split}/<id>.tif for every id, found none for "
-            f"{len(missing):,} of {len(ids):,}: {lines}{' …' if len(missing) > _SHOWN else ''}; "
-            f"is the download complete?"
-        )
-    left_out = {ids[row]: f"{files.where(f'{split}/{ids[row]}.tif')}: there is no such file" for row in missing}
+    split: str, listed: Table, images: Images, *, synthetic: bool, labels: np.ndarray | None, skip_missing: bool
+) -> PatchTable:
+    names = images.find(listed["id"])
+    missing = [row for row, name in enumerate(names) if name is None]
+    absent = _absent(split, listed, images, missing) if missing else ""
+    if missing and (not skip_missing or len(missing) == len(names)):
+        raise DatasetError(absent)
+    # Some tables write ids with .tif. A submission must give them as the sample does, a label's id is only a name.
+    ids = listed["id"] if split == "test" else _without_suffixes(listed, names)
+    left_out = {ids[row]: f"{images.where(f'{ids[row]}.tif')}: there is no such file" for row in missing}
     if missing:
         labels = None if labels is None else np.delete(labels, missing)
-        ids = [identifier for identifier in ids if identifier not in left_out]
+        ids = [identifier for identifier, name in zip(ids, names, strict=True) if name is not None]
+    found = [name for name in names if name is not None]
     return PatchTable(
         split=split,
         ids=np.array(ids, str),
         labels=labels,
-        store=files.store(split, ids),
+        store=images.store(found),
         synthetic=synthetic,
-        unlisted=len(listing) - len(ids),
+        unlisted=len(images.all() if any("/" in name for name in found) else images.top) - len(found),
         left_out=left_out,
+        absent=absent,
     )
 
 
-def _by_id(names: Iterable[str], where: str) -> dict[str, str]:
-    """{id: suffix as it is written} of the names that are image files."""
-    found: dict[str, str] = {}
-    for name in names:
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() in SUFFIXES and not stem.startswith("."):
-            if stem in found:
-                raise DatasetError(f"{where}: expected one file for each id, found {stem}{found[stem]} and {name}")
-            found[stem] = suffix
-    return found
+def _without_suffixes(listed: Table, names: Sequence[str | None]) -> list[str]:
+    """The ids, those with .tif or .tiff without it where the file's own name says so."""
+    ids = [
+        identifier if name is None or splitext(name)[0].endswith(identifier) else without_suffix(identifier)
+        for identifier, name in zip(listed["id"], names, strict=True)
+    ]
+    Table(listed.where, {"id": ids}, listed.lines, DatasetError).require_unique("id")
+    return ids
 
 
-class _FolderFiles:
-    """The files of an extracted data set."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._images: dict[str, dict[str, str]] = {}
-
-    def has(self, name: str) -> bool:
-        return (self.root / name).is_file()
-
-    def where(self, name: str) -> str:
-        return str(self.root / name)
-
-    def top(self) -> list[str]:
-        return [entry.name for entry in self.root.iterdir()]
-
-    def text(self, name: str) -> bytes:
-        path = self.root / name
-        try:
-            if path.stat().st_size > MAX_CSV_BYTES:
-                raise DatasetError(f"{path}: expected at most {MAX_CSV_BYTES:,} bytes, found more")
-            return path.read_bytes()
-        except OSError as error:
-            raise unreadable(str(path), error) from error
-
-    def images(self, split: str) -> dict[str, str]:
-        if split not in self._images:
-            folder = self.root / split
-            try:
-                names = os.listdir(folder)
-            except (FileNotFoundError, NotADirectoryError):
-                names = []
-            except OSError as error:
-                raise unreadable(str(folder), error) from error
-            self._images[split] = _by_id(names, str(folder))
-        return self._images[split]
-
-    def store(self, split: str, ids: list[str]) -> Store:
-        return FolderStore(self.root / split, ids, [self.images(split)[identifier] for identifier in ids])
-
-
-class _ZipFiles:
-    """The members of Kaggle's .zip."""
-
-    def __init__(self, path: Path) -> None:
-        self.root = path
-        self._archive = Archive(path)
-        tops = {name for name in self.top() if name not in _MACS_OWN}
-        self._prefix = ""
-        if not _is_top(tops) and len(tops) == 1:
-            self._prefix = f"{tops.pop()}/"
-
-    def has(self, name: str) -> bool:
-        return self._prefix + name in self._archive.members
-
-    def where(self, name: str) -> str:
-        return f"{self._archive.path}: {self._prefix}{name}"
-
-    def top(self) -> list[str]:
-        return list({name.split("/", 1)[0] for name in self._archive.members})
-
-    def text(self, name: str) -> bytes:
-        return self._archive.read(self._prefix + name, MAX_CSV_BYTES)
-
-    def images(self, split: str) -> dict[str, str]:
-        prefix = f"{self._prefix}{split}/"
-        names = [name.removeprefix(prefix) for name in self._archive.members if name.startswith(prefix)]
-        return _by_id((name for name in names if "/" not in name), f"{self._archive.path}: {prefix}")
-
-    def store(self, split: str, ids: list[str]) -> Store:
-        suffixes = self.images(split)
-        return ZipStore(self._archive, [f"{self._prefix}{split}/{name}{suffixes[name]}" for name in ids])
-
-
-def _is_top(names: set[str]) -> bool:
-    return bool(names & {LABELS_FILE, SAMPLE_FILE, "train", "test"})
+def _absent(split: str, listed: Table, images: Images, missing: Sequence[int]) -> str:
+    """That files are missing, and what is there instead."""
+    of = len(listed)
+    lines = "; ".join(f"line {listed.lines[row]}: {listed['id'][row]}" for row in missing[:_SHOWN])
+    text = (
+        f"{listed.where}: expected an image file {split}/<id>.tif for every id, found none for {len(missing):,} of"
+        f" {of:,}: {lines}{' …' if len(missing) > _SHOWN else ''}"
+    )
+    others = images.found_instead()
+    if others:
+        text += f"; {images.place} holds {others}, which are not read: Kaggle's own .tif files are expected"
+    if len(missing) == of:
+        known = images.all()
+        return text if others else text + (
+            f"; {images.place} holds {len(known):,} .tif files of other names, such as {next(iter(known.values()))}"
+            if known else f"; there is no .tif file in {images.place}"
+        )  # fmt: skip
+    partly = "a partial download or extraction?" if len(missing) > of / 100 else "is the download complete?"
+    return f"{text}; {of - len(missing):,} are there: {partly}"

@@ -91,11 +91,6 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[A
     write_text(path, csv_text(header, rows))
 
 
-def semicolons(header: str) -> str:
-    """What to add to a complaint about the ``header`` of a CSV file that a spreadsheet has written in its own way."""
-    return "; save it with commas, not semicolons" if ";" in header else ""
-
-
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """What ``write_csv`` writes."""
     text = io.StringIO(newline="")

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from pipeline.dataset import PatchTable
 from pipeline.errors import UserError, listed
@@ -13,8 +12,11 @@ from pipeline.files import csv_text, write_text
 from pipeline.layouts import bad_files, scan_layouts
 from pipeline.packed_store import PackedStore
 from pipeline.settings import OnBad
+from pipeline.tables import read_table
 
 _COLUMNS = ["id", "reason"]
+# Missing files that are listed one by one, with those that are bad.
+_FEW = 20
 
 
 def usable(
@@ -32,6 +34,8 @@ def usable(
     """
     if (on_bad == "error" and not table.left_out) or isinstance(table.store, PackedStore):
         return table
+    if on_bad == "error" and len(table.left_out) > _FEW:  # something else is wrong than some files
+        raise UserError(f"{table.absent} Get them, or leave such patches out: --on-bad skip")
     layouts = scan_layouts(table, threads=threads, progress=progress, cache_dir=cache_dir, say=say)
     found = without(table, {str(table.ids[row]): reason for row, reason in layouts.bad.items()})
     if found.left_out and (on_bad == "error" or not len(found)):
@@ -79,9 +83,7 @@ def read_left_out(path: str | Path) -> dict[str, str]:
         UserError: it is missing or damaged.
     """
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}; it says which patches the run left out") from error
-    if list(table.columns) != _COLUMNS or not isinstance(table.index, pd.RangeIndex):
-        raise UserError(f"{path}: damaged: expected the columns id,reason, found {', '.join(map(str, table.columns))}")
+        table = read_table(path, _COLUMNS)
+    except UserError as error:
+        raise UserError(f"{error}; it says which patches the run left out") from error
     return dict(zip(table["id"], table["reason"], strict=True))

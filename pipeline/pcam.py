@@ -6,7 +6,6 @@ patch's id is the SHA-1 of its pixels, as in Kaggle's data; of patches that are 
 have their number after it.
 """
 
-import csv
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from pipeline.pcam_names import PATTERN, SPLITS, file_name
 from pipeline.pcam_pack import pack_files
 from pipeline.settings import usable_cores
 from pipeline.stores import unreadable
+from pipeline.tables import read_table
 
 LAYOUT = "pcam"
 # Of the published files. valid and test are as long as each other, so that length does not tell them apart.
@@ -35,6 +35,7 @@ PUBLISHED_MD5 = {
 }
 # Share of patches whose label differs between y and the table of slides, above which that is of other patches.
 _OTHER_PATCHES = 0.25
+_TRUE = ("true", "1", "1.0")
 
 
 @dataclass(frozen=True)
@@ -242,26 +243,7 @@ def read_meta(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     Raises:
         DatasetError: it cannot be read, or has no such column.
     """
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = csv.reader(file, strict=True)
-            header = next(rows, [])
-            if "wsi" not in header:
-                raise DatasetError(f"{path}: expected a column wsi, found {', '.join(header) or 'nothing'}")
-            wsi = header.index("wsi")
-            centre = header.index("center_tumor_patch") if "center_tumor_patch" in header else None
-            slides, tumour = [], []
-            for row in rows:
-                if len(row) != len(header) or not row[wsi]:
-                    raise DatasetError(
-                        f"{path}: line {rows.line_num}: expected {len(header)} fields with a slide, found"
-                        f" {','.join(row)!r}"
-                    )
-                slides.append(row[wsi])
-                if centre is not None:
-                    tumour.append(row[centre].strip().lower() in ("true", "1", "1.0"))
-    except OSError as error:
-        raise unreadable(str(path), error) from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: expected a CSV file with a column wsi, found: {error}") from error
-    return np.array(slides, str), None if centre is None else np.array(tumour)
+    table = read_table(path, ("wsi",), ("center_tumor_patch",), error=DatasetError)
+    table.require("wsi", bool, "a slide")
+    tumour = table.columns.get("center_tumor_patch")
+    return np.array(table["wsi"], str), None if tumour is None else np.array([t.lower() in _TRUE for t in tumour])

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from pipeline.errors import UserError
-from pipeline.files import csv_text, semicolons, write_text
+from pipeline.files import csv_text, write_text
+from pipeline.image_files import without_suffix
 from pipeline.settings import VAL_FRACTION, GroupsMissing
 from pipeline.stratify import folds_of, group_folds_of, shuffle_cut
+from pipeline.tables import Table, read_table
 
 TRAIN, VALIDATION = "train", "validation"
 
@@ -109,18 +110,9 @@ def _check_sides(labels: np.ndarray, train: np.ndarray, validation: np.ndarray) 
             )
 
 
-def read_slide_table(path: str | Path) -> pd.DataFrame:
-    """A CSV file id,wsi: columns id and wsi of str, as they stand. Raises UserError if it is not of that form."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: expected a CSV file with the header id,wsi, found: {error}") from error
-    if not {"id", "wsi"} <= set(table.columns):
-        found = ", ".join(map(str, table.columns))
-        raise UserError(f"{path}: expected the columns id and wsi, found {found}{semicolons(found)}")
-    return table
+def read_slide_table(path: str | Path) -> Table:
+    """A CSV file with the columns id and wsi. Raises UserError if it is not of that form."""
+    return read_table(path, ("id", "wsi"))
 
 
 def read_groups(path: str | Path, ids: np.ndarray, missing: GroupsMissing = "refuse") -> np.ndarray:
@@ -134,7 +126,7 @@ def read_groups(path: str | Path, ids: np.ndarray, missing: GroupsMissing = "ref
     Raises:
         UserError: the file is not of that form, names none of them, or lacks some and ``missing`` is not "alone".
     """
-    slides, lacking = _slides_of(path, ids)
+    slides, lacking = slides_of(path, ids)
     if lacking.any() and missing != "alone":
         raise UserError(
             f"{path}: expected a slide for every patch, found none for {int(lacking.sum()):,} of {len(ids):,}, "
@@ -150,17 +142,20 @@ def without_slide(path: str | Path, ids: np.ndarray) -> np.ndarray:
     Raises:
         UserError: as ``read_groups``.
     """
-    return _slides_of(path, ids)[1]
+    return slides_of(path, ids)[1]
 
 
-def _slides_of(path: str | Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Slides [N] str of ``ids`` [N], and where there is none: [N] bool."""
+def slides_of(path: str | Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slides [N] str of the patches ``ids`` [N], and which have none: [N] bool.
+
+    Raises:
+        UserError: the file is not of the form id,wsi, or names none of them.
+    """
     table = read_slide_table(path)
-    repeated = table["id"].duplicated()
-    if repeated.any():
-        row = int(np.flatnonzero(repeated)[0])
-        raise UserError(f"{path}: line {row + 2}: expected every id once, found {table['id'][row]!r} again")
-    slides = table.set_index("id")["wsi"].reindex(ids).fillna("").to_numpy(dtype=str)
+    table.require_unique("id")
+    known = dict(zip(table["id"], table["wsi"], strict=True))
+    known = {without_suffix(identifier): slide for identifier, slide in known.items()} | known
+    slides = np.array([known.get(identifier, "") for identifier in ids.tolist()], str)
     if (slides == "").all():
         raise UserError(f"{path}: expected slides of these patches, found none of their ids, such as {ids[0]}")
     return slides, slides == ""
@@ -181,16 +176,12 @@ def split_csv(ids: np.ndarray, split: Split) -> str:
 
 def split_ids(path: str | Path) -> list[str]:
     """The ids of a split.csv, of both parts. Raises UserError if it is damaged."""
-    return _split_table(path)["id"].tolist()
+    return _split_table(path)["id"]
 
 
-def _split_table(path: str | Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from error
-    if list(table.columns) != ["id", "part"] or not table["part"].isin([TRAIN, VALIDATION]).all():
-        raise UserError(f"{path}: damaged: expected columns id,part with {TRAIN} or {VALIDATION}")
+def _split_table(path: str | Path) -> Table:
+    table = read_table(path, ("id", "part"))
+    table.require("part", {TRAIN, VALIDATION}.__contains__, f"{TRAIN} or {VALIDATION}: damaged")
     return table
 
 
@@ -201,7 +192,8 @@ def read_split(path: str | Path, ids: np.ndarray) -> Split:
         UserError: it is damaged, or its patches are not these, each of them once.
     """
     table = _split_table(path)
-    rows = pd.Index(ids).get_indexer(table["id"])
+    row_of = {identifier: row for row, identifier in enumerate(ids.tolist())}
+    rows = np.array([row_of.get(identifier, -1) for identifier in table["id"]], np.int64)
     if (rows < 0).any():
         raise UserError(
             f"{path}: names {int((rows < 0).sum()):,} patches that the data set lacks, such as "
@@ -212,5 +204,5 @@ def read_split(path: str | Path, ids: np.ndarray) -> Split:
             f"{path}: expected each of {len(ids):,} patches once, found {len(rows):,} lines that name "
             f"{len(set(rows.tolist())):,} of them; is this the data set of that run?"
         )
-    is_train = (table["part"] == TRAIN).to_numpy()
+    is_train = np.array([part == TRAIN for part in table["part"]], bool)
     return Split(np.sort(rows[is_train]), np.sort(rows[~is_train]), f"from {path}")

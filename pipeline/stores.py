@@ -151,8 +151,11 @@ class Archive:
         self.path = path
         try:
             with zipfile.ZipFile(path) as archive:
-                self.members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
-                if len(self.members) != sum(not info.is_dir() for info in archive.infolist()):
+                # Some programs on Windows write backslashes, which the format forbids.
+                named = [(info.filename.replace("\\", "/"), info) for info in archive.infolist()]
+                files = [(name, info) for name, info in named if not name.endswith("/")]
+                self.members = dict(files)
+                if len(self.members) != len(files):
                     raise UserError(f"{path}: two members have the same name; download it again")
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:

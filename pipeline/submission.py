@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import io
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,11 +11,12 @@ import numpy as np
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json, write_text
+from pipeline.image_files import SAMPLE_FILE
+from pipeline.tables import number
 
 HEADER = ["id", "label"]
 _MADE = ".made.json"
 _SHOWN = 5
-_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def check_submission(text: str, expected_ids: Sequence[str], *, where: str) -> l
         Warnings; empty if there are none.
 
     Raises:
-        UserError: wrong header, an id missing, unknown, repeated or out of order, a value that is no number in
-            [0, 1]; the text says which, on which line.
+        UserError: wrong header, an id missing, unknown or repeated, a value that is no number in [0, 1]; the text says
+            which, on which line.
     """
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
@@ -111,25 +111,31 @@ def check_submission(text: str, expected_ids: Sequence[str], *, where: str) -> l
         raise UserError(f"{where}: expected a CSV file, found: {error}") from error
     if not rows or rows[0] != HEADER:
         raise UserError(f"{where}: line 1: expected the header id,label, found {','.join(rows[0]) if rows else ''!r}")
-    body = rows[1:]
-    if odd := [line for line, row in enumerate(body, 2) if len(row) != 2]:
-        raise UserError(f"{where}: line {odd[0]}: expected two fields, found {len(body[odd[0] - 2])}")
+    lines = [line for line, row in enumerate(rows, 1) if row and line > 1]  # an empty line says nothing
+    body = [rows[line - 1] for line in lines]
+    if odd := [(line, row) for line, row in zip(lines, body, strict=True) if len(row) != 2]:
+        raise UserError(f"{where}: line {odd[0][0]}: expected two fields, found {len(odd[0][1])}")
     ids = [row[0] for row in body]
     _check_ids(ids, expected_ids, where)
-    values = [_number(row[1]) for row in body]
-    if bad := [line for line, value in enumerate(values, 2) if not 0 <= value <= 1]:
-        found = ", ".join(f"line {line}: {body[line - 2][1]!r}" for line in bad[:_SHOWN])
+    values = [number(row[1]) for row in body]
+    if bad := [place for place, value in enumerate(values) if not 0 <= value <= 1]:
+        found = ", ".join(f"line {lines[place]}: {body[place][1]!r}" for place in bad[:_SHOWN])
         raise UserError(f"{where}: expected numbers from 0 to 1, found {len(bad):,} others: {found}")
+    warnings = []
     if len(values) > 1 and min(values) == max(values):
-        return [f"{where}: all {len(values):,} values are {values[0]:g}: such a submission scores an AUC of 0.5"]
-    return []
+        warnings.append(
+            f"{where}: all {len(values):,} values are {values[0]:g}: such a submission scores an AUC of 0.5"
+        )
+    if ids != list(expected_ids):
+        warnings.append(f"{where}: its rows are in another order than in {SAMPLE_FILE}; Kaggle goes by the ids")
+    return warnings
 
 
 def check_alone(text: str, *, where: str) -> list[str]:
     """``check_submission`` where nothing is known of the ids that the file must hold.
 
     Raises:
-        UserError: as there, apart from missing and unknown ids and their order.
+        UserError: as there, apart from missing and unknown ids.
     """
     try:
         ids = [row[0] for row in csv.reader(io.StringIO(text, newline="")) if row][1:]
@@ -150,14 +156,3 @@ def _check_ids(ids: Sequence[str], expected: Sequence[str], where: str) -> None:
         if found:
             more = " …" if len(found) > _SHOWN else ""
             raise UserError(f"{where}: {len(found):,} {problem}: {', '.join(map(repr, found[:_SHOWN]))}{more}")
-    if list(ids) != list(expected):
-        line = next(n for n, (a, b) in enumerate(zip(ids, expected, strict=True)) if a != b)
-        raise UserError(
-            f"{where}: line {line + 2}: expected id {expected[line]!r}, found {ids[line]!r}: the ids are complete"
-            " and in another order than in sample_submission.csv"
-        )
-
-
-def _number(text: str) -> float:
-    """A plain decimal number, NaN for anything else: Python alone would take 0_1 or digits of other scripts."""
-    return float(text) if _DECIMAL.fullmatch(text) else float("nan")

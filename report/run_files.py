@@ -10,6 +10,7 @@ import pandas as pd
 
 from pipeline.errors import UserError
 from pipeline.files import read_json
+from pipeline.tables import Table, read_table
 
 _PREDICTED = ["id", "label", "probability"]
 METRIC_COLUMNS = (
@@ -186,54 +187,46 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> pd.DataFrame:
-    """metrics.csv, one row an epoch, all columns float64. Raises ValueError if it is not of that form."""
-    table = pd.read_csv(path)
-    lacking = [name for name in METRIC_COLUMNS if name not in table.columns]
-    if lacking:
-        raise ValueError(f"expected the column {lacking[0]}, found {', '.join(map(str, table.columns))}")
-    table = table[list(METRIC_COLUMNS)].apply(pd.to_numeric, errors="coerce").astype(float)
+    """metrics.csv, one row an epoch, all columns float64. Raises UserError if it is not of that form."""
+    read = read_table(_there(path), METRIC_COLUMNS)
+    table = pd.DataFrame({name: read.numbers(name) for name in METRIC_COLUMNS})
     table[_FINITE] = table[_FINITE].where(np.isfinite(table[_FINITE]))
-    if table["epoch"].isna().any():
-        raise ValueError(f"line {int(np.flatnonzero(table['epoch'].isna())[0]) + 2}: expected a number of an epoch")
+    read.refuse("epoch", np.flatnonzero(table["epoch"].isna()).tolist(), "the number of an epoch")
     return table
 
 
 def read_validation(path: Path) -> Validation:
-    """validation.csv. Raises ValueError if it is not of that form."""
+    """validation.csv. Raises UserError if it is not of that form."""
     return _predictions(path, _PREDICTED)[0]
 
 
 def read_scored(path: Path) -> tuple[Validation, np.ndarray | None]:
     """What predict.py --evaluate leaves in a run's folder: predictions, and slides [N] str or None where not known.
 
-    Raises ValueError if it is not of that form.
+    Raises UserError if it is not of that form.
     """
     found, table = _predictions(path, [*_PREDICTED, "wsi"])
-    slides = table["wsi"].to_numpy(str)
+    slides = np.array(table["wsi"], str)
     return found, None if (slides == "").any() else slides
 
 
-def _predictions(path: Path, columns: list[str]) -> tuple[Validation, pd.DataFrame]:
-    table = pd.read_csv(path, dtype={"id": str, "wsi": str}, keep_default_na=False)
-    if list(table.columns) != columns:
-        raise ValueError(f"expected the columns {','.join(columns)}, found {', '.join(map(str, table.columns))}")
-    if table.empty:
-        raise ValueError("expected at least one row, found none")
-    labels = pd.to_numeric(table["label"], errors="coerce")
-    probabilities = pd.to_numeric(table["probability"], errors="coerce").astype(float)
-    bad = ~labels.isin([0, 1]) | ~probabilities.between(0, 1)
-    if bad.any():
-        raise ValueError(
-            f"line {int(np.flatnonzero(bad)[0]) + 2}: expected a label 0 or 1 and a probability from 0 to 1"
-        )
-    if (repeated := table["id"].duplicated()).any():
-        line = int(np.flatnonzero(repeated)[0])
-        raise ValueError(f"line {line + 2}: expected every id once, found {table['id'][line]!r} again")
-    return Validation(table["id"].to_numpy(str), labels.to_numpy(np.int64), probabilities.to_numpy()), table
+def _predictions(path: Path, columns: list[str]) -> tuple[Validation, Table]:
+    table = read_table(_there(path), columns)
+    if not len(table):
+        raise UserError(f"{path}: expected at least one row, found none")
+    labels, probabilities = table.numbers("label"), table.numbers("probability")
+    table.refuse("label", np.flatnonzero(~np.isin(labels, (0, 1))).tolist(), "a label 0 or 1")
+    inside = (probabilities >= 0) & (probabilities <= 1)
+    table.refuse("probability", np.flatnonzero(~inside).tolist(), "a probability from 0 to 1")
+    table.require_unique("id")
+    return Validation(np.array(table["id"], str), labels.astype(np.int64), probabilities), table
 
 
 def _read_split(path: Path) -> pd.DataFrame:
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if list(table.columns) != ["id", "part"]:
-        raise ValueError(f"expected the columns id,part, found {', '.join(map(str, table.columns))}")
-    return table
+    return pd.DataFrame(read_table(_there(path), ("id", "part")).columns)
+
+
+def _there(path: Path) -> Path:
+    if not path.exists():
+        raise FileNotFoundError(path)
+    return path

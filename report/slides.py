@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import UserError
-from pipeline.split import read_slide_table
+from pipeline.split import slides_of
 
 UNKNOWN = ""
 """Slide of a patch that the file does not name."""
@@ -23,10 +22,7 @@ def read_slides(path: str | Path, ids: np.ndarray) -> tuple[np.ndarray, str | No
     Raises:
         UserError: the file cannot be read, is not of that form, or names none of these patches.
     """
-    table = read_slide_table(path)
-    slides = table.drop_duplicates("id").set_index("id")["wsi"].reindex(ids).fillna(UNKNOWN).to_numpy(str)
-    lacking = int((slides == UNKNOWN).sum())
-    if lacking == len(ids):
-        raise UserError(f"{path}: expected slides of these patches, found none of their ids, such as {ids[0]}")
+    slides, without = slides_of(path, ids)
+    lacking = int(without.sum())
     note = f"{Path(path).name} names no slide for {lacking:,} of {len(ids):,} patches; they are left out here."
     return slides, note if lacking else None

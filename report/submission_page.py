@@ -12,6 +12,7 @@ from pipeline.dataset import Dataset, PatchTable, open_dataset
 from pipeline.errors import UserError
 from pipeline.open import open_source
 from pipeline.settings import InputSettings
+from pipeline.tables import read_table
 from pipeline.verify import iterate_pixels
 from report import charts, style
 from report.like_with_like import Expected, expected_of
@@ -127,10 +128,9 @@ def _validity(path: Path, dataset: Dataset | None, runs: Sequence[RunFiles], fac
             submission.check_alone(text, where=path.name)
             return [Note("No --data-dir was given: the ids that Kaggle expects are not known.")]
         odd = submission.check_submission(text, expected, where=path.name)
+        order = "" if any("another order" in line for line in odd) else " and in order"
         blocks += [Verdict(text, good=False) for text in odd]
-        blocks.append(
-            Verdict(f"Valid: {count_of(len(expected), 'prediction')}, every id once and in order.", good=True)
-        )
+        blocks.append(Verdict(f"Valid: {count_of(len(expected), 'prediction')}, every id once{order}.", good=True))
         facts["valid"] = True
     except UserError as error:
         of = f" for {dataset.root}" if dataset is not None else ""
@@ -145,23 +145,12 @@ def _validity(path: Path, dataset: Dataset | None, runs: Sequence[RunFiles], fac
 
 def read_submission(path: Path) -> pd.DataFrame:
     """Columns id (str) and label (float64, 0..1). Raises UserError if the file is not of that form."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: expected a CSV file with the header id,label, found: {error}") from error
-    if list(table.columns) != ["id", "label"] or table.empty:
-        found = ",".join(map(str, table.columns)) if len(table.columns) else "nothing"
-        raise UserError(f"{path}: expected the header id,label and rows below it, found {found} and {len(table)} rows")
-    values = pd.to_numeric(table["label"], errors="coerce")
-    bad = ~values.between(0, 1)
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        raise UserError(
-            f"{path}: line {row + 2}: expected a probability from 0 to 1, found {table['label'].iloc[row]!r}"
-        )
-    return table.assign(label=values.astype(float))
+    table = read_table(path, ("id", "label"))
+    if not len(table):
+        raise UserError(f"{path}: expected the header id,label and rows below it, found no rows")
+    values = table.numbers("label")
+    table.refuse("label", np.flatnonzero(~((values >= 0) & (values <= 1))).tolist(), "a probability from 0 to 1")
+    return pd.DataFrame({"id": table["id"], "label": values})
 
 
 def certainty_order(probabilities: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from training_cases import INFO, TinyNet, one_thread  # noqa: F401 (a fixture)
 
 from bench.results import read_result, write_result
 from models.saved import WeightsError, read_weights, weights_digest, weights_file
-from pipeline.dataset import PatchTable, open_dataset, read_table
+from pipeline.dataset import PatchTable, open_dataset, read_ids
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.left_out import read_left_out, write_left_out
@@ -73,10 +73,15 @@ def labels_kind(folder: Path) -> Kind:
     path.write_text("id,label\n" + "".join(f"{i},{n % 2}\n" for n, i in enumerate(IDS)))
 
     def read() -> object:
-        table = read_table(path.read_bytes(), str(path), labelled=True)
-        return [["id", "label"], *([i, str(label)] for i, label in table.itertuples(index=False))]
+        table = read_ids(path.read_bytes(), str(path), labelled=True)
+        return [["id", "label"], *([i, label] for i, label in zip(table["id"], table["label"], strict=True))]
 
-    return Kind(path, read, plain_rows)
+    def expected(data: bytes) -> object:
+        """What the damage left of a table, without the empty lines and the blanks that it may have made."""
+        rows = [[field.strip() for field in row] for row in plain_rows(data) if "".join(row).strip()]
+        return [["id", "label"], *rows[1:]]
+
+    return Kind(path, read, expected)
 
 
 def submission_kind(folder: Path) -> Kind:

@@ -257,9 +257,9 @@ WRONG = {
         "center_tumor_patch differs from the label in .*train_y.h5 for 100% of the patches"),
     "table cut": (lambda f: cut(f / file_name("train", "meta")), "train_meta.csv: (line|expected a line for each)"),
     "table without slides": (
-        lambda f: (f / file_name("train", "meta")).write_text("a,b\n1,2\n"), "expected a column wsi, found a, b"),
+        lambda f: (f / file_name("train", "meta")).write_text("a,b\n1,2\n"), "expected the header wsi, found 'a,b'"),
     "table of bytes": (
-        lambda f: (f / file_name("train", "meta")).write_bytes(b"wsi\n\xff\xfe\n"), "expected a CSV file"),
+        lambda f: (f / file_name("train", "meta")).write_bytes(b"wsi\n\xff\xfe\n"), "line 2: expected text in UTF-8"),
     "damaged data": (lambda f: scratch_data(x_path(f)), r"train_x.h5: damaged \(.*\); download it again"),
     "gzip cut short": (lambda f: cut(gzipped(x_path(f))), "train_x.h5.gz: cut short: the gzip file ends before"),
     "gzip of labels cut short": (lambda f: cut(gzipped(y_path(f))), "train_y.h5.gz: cut short"),
