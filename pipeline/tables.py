@@ -108,7 +108,9 @@ def parse_table(
     if len(data) > MAX_CSV_BYTES:
         raise error(f"{where}: expected at most {MAX_CSV_BYTES:,} bytes, found more")
     text = _decoded(data, where, error)
-    header_text = next((line for line in io.StringIO(text, newline="") if line.strip(" \t\r\n,;|\"'")), "").strip("\r\n")
+    header_text = next((line for line in io.StringIO(text, newline="") if line.strip(" \t\r\n,;|\"'")), "").strip(
+        "\r\n"
+    )
     if not header_text:
         raise error(f"{where}: expected a CSV file with the header {wanted}, found nothing in it")
     separator = _separator(header_text, required)
