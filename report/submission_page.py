@@ -20,6 +20,8 @@ from report.page import Block, Column, Gallery, Note, Page, Picture, Section, Ta
 from report.run_files import RunFiles, read_run
 
 SHOWN = 6
+RUNS = Path("runs")
+"""Where train.py leaves runs if it is not told."""
 GPU_PATCHES, CPU_PATCHES = 2000, 300
 """Validation patches that are predicted anew in several views, if not told."""
 
@@ -59,7 +61,10 @@ def submission_page(
         "views": made.views if made else None,
     }
     runs = [read_run(run_dir) for run_dir in run_dirs or _runs_of(kept)]
-    dataset = _dataset_of(runs, cache_dir) if data_dir is None else _opened(data_dir, cache_dir)
+    if data_dir is not None:
+        dataset = _opened(data_dir, cache_dir)
+    else:
+        dataset = _dataset_of(runs, cache_dir) if runs else _dataset_nearby(set(ids.tolist()), cache_dir)
     synthetic = any(run.synthetic for run in runs) or (dataset is not None and dataset.synthetic)
     sections = [
         Section("Is it valid?", _validity(path, dataset, runs, facts)),
@@ -102,6 +107,20 @@ def _dataset_of(runs: Sequence[RunFiles], cache_dir: Path) -> Dataset | None:
     return dataset if dataset is not None and dataset.test is not None else None
 
 
+def _dataset_nearby(ids: set[str], cache_dir: Path) -> Dataset | None:
+    """The data set of a run in runs/ that has some of these test ids, for want of any word on where they are from."""
+    seen = set()
+    for config in sorted(RUNS.glob("*/config.json")):
+        run = read_run(config.parent)
+        if (place := run.settings.get("data_dir")) in seen:
+            continue
+        seen.add(place)
+        dataset = _dataset_of([run], cache_dir)
+        if dataset is not None and not ids.isdisjoint(dataset.sample_ids or dataset.require_test().ids.tolist()):
+            return dataset
+    return None
+
+
 def _described(made: submission.Made | None) -> list[str]:
     """How it was made, for the line under the title."""
     if made is None:
@@ -126,11 +145,19 @@ def _validity(path: Path, dataset: Dataset | None, runs: Sequence[RunFiles], fac
     try:
         if expected is None:
             submission.check_alone(text, where=path.name)
-            return [Note("No --data-dir was given: the ids that Kaggle expects are not known.")]
+            return [
+                Verdict(
+                    "Not checked: which ids Kaggle expects is not known. Name the data: --data-dir DATA.", good=False
+                )
+            ]
         odd = submission.check_submission(text, expected, where=path.name)
         order = "" if any("another order" in line for line in odd) else " and in order"
         blocks += [Verdict(text, good=False) for text in odd]
-        blocks.append(Verdict(f"Valid: {count_of(len(expected), 'prediction')}, every id once{order}.", good=True))
+        blocks.append(
+            Verdict(
+                f"Valid for {dataset.root}: {count_of(len(expected), 'prediction')}, every id once{order}.", good=True
+            )
+        )
         facts["valid"] = True
     except UserError as error:
         of = f" for {dataset.root}" if dataset is not None else ""

@@ -406,7 +406,11 @@ def test_submission(tmp_path: Path, kaggle_folder: Path, run: Path) -> None:
     ids = _submission(tmp_path / "s.csv", kaggle_folder)
     settings = ReportSettings((tmp_path / "s.csv",), data_dir=kaggle_folder, run=(run,), cache_dir=tmp_path / "cache")
     html = report(settings).read_text()
-    assert "validation of full" in html and "Valid: 30 predictions" in html and 'class="bad"' not in html
+    assert (
+        "validation of full" in html
+        and f"Valid for {kaggle_folder}: 30 predictions" in html
+        and 'class="bad"' not in html
+    )
     with open(tmp_path / "s-report" / "tables" / "certain_positive.csv", newline="") as file:
         assert [row["id"] for row in csv.DictReader(file)] == ids[:-7:-1]
     with open(tmp_path / "s-report" / "tables" / "uncertain.csv", newline="") as file:
@@ -447,7 +451,13 @@ def test_an_invalid_submission_ends_with_an_error(
         ("\n".join(whole.splitlines()[:-1]), ["--data-dir", str(kaggle_folder)], f"1 ids missing: '{ids[-1]}'"),
         ("\n".join(whole.splitlines()[:-1]), ["--run", str(run)], f"1 ids missing: '{ids[-1]}'"),
         (whole + f"{ids[0]},0.5\n", [], f"1 ids more than once: '{ids[0]}'"),
+        ("\n".join(whole.splitlines()[:-1]), [], f"1 ids missing: '{ids[-1]}'"),
     ):
+        if not options:  # nothing is said of the data: that of the runs in runs/ is what is meant
+            (tmp_path / "runs").mkdir(exist_ok=True)
+            if not (tmp_path / "runs" / "full").exists():
+                (tmp_path / "runs" / "full").symlink_to(run)
+            monkeypatch.chdir(tmp_path)
         path.write_text(text)
         monkeypatch.setattr("sys.argv", ["report", str(path), "--cache-dir", str(tmp_path / "cache"), *options])
         assert main() == 1
