@@ -9,6 +9,8 @@ import numpy as np
 
 from pipeline.tables import read_table
 
+import streams
+
 DATA, RUN = Path("data/demo"), Path("runs/demo")
 SUBMISSION = RUN / "submission.csv"
 TRAIN_PATCHES, TEST_PATCHES, EPOCHS = 3000, 500, 8
@@ -24,6 +26,7 @@ def step(*command: str) -> None:
 
 def main() -> None:
     """Run the three commands and say what came out."""
+    streams.steady()
     began = time.monotonic()
     step("-m", "pipeline", "synth", "--out", str(DATA), "--train", str(TRAIN_PATCHES), "--test", str(TEST_PATCHES))
     for old in sorted(RUN.rglob("*"), reverse=True):  # the demo's own run, made anew each time

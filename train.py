@@ -84,7 +84,7 @@ def submit(config: TrainConfig, folder: RunFolder, run: "Learned") -> None:
 
 def main() -> int:
     """Entry point; returns the exit status."""
-    return run_command(lambda: train(sys.argv[1:]))
+    return run_command(lambda: train(sys.argv[1:]), joins=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 
+import streams
 from bench.commands import COMMANDS
 
 
@@ -20,9 +21,10 @@ def describe() -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Entry point; returns the exit status."""
+    streams.steady()
     if not argv or argv[0] in ("-h", "--help"):
         print(describe())
-        return 0
+        return 1 if streams.incomplete() else 0
     name, *options = argv
     if name not in COMMANDS:
         print(f"error: command {name!r} is unknown; expected one of {', '.join(COMMANDS)}", file=sys.stderr)

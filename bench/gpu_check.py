@@ -277,8 +277,7 @@ def check_gpu(check: GpuCheck) -> None:
 
 def main() -> int:
     """Entry point; returns the exit status."""
-    settings = tyro.cli(GpuCheck, prog="python -m bench.gpu_check", description=__doc__)
-    return run_command(lambda: check_gpu(settings))
+    return run_command(lambda: check_gpu(tyro.cli(GpuCheck, prog="python -m bench.gpu_check", description=__doc__)))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 import tyro
 import tyro.extras
 
+import streams
+
 _DESCRIPTION = """Trained networks for other programs.
 
 Example:
@@ -90,18 +92,22 @@ def _check(settings: Export) -> None:
 
 def main() -> int:
     """Entry point; returns the exit status."""
-    command = tyro.extras.subcommand_cli_from_dict(
-        {"export": Export}, prog="python -m models", description=_DESCRIPTION, config=(tyro.conf.OmitArgPrefixes,)
-    )
+    streams.steady()
     try:
-        command()
+        tyro.extras.subcommand_cli_from_dict(
+            {"export": Export}, prog="python -m models", description=_DESCRIPTION, config=(tyro.conf.OmitArgPrefixes,)
+        )()
     except _Mistake as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
+        streams.tell(f"error: {mistake}", first=2)
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted; nothing half-made was left", file=sys.stderr)
+        streams.tell("\ninterrupted; nothing half-made was left", first=2)
         return 130
-    return 0
+    except SystemExit as ended:  # tyro's, after --help or a mistake
+        if ended.code or not streams.incomplete():
+            raise
+        return 1
+    return 1 if streams.incomplete() else 0
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 """How every command line ends: exit statuses and messages."""
 
-import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 
+import streams
 from pipeline.errors import UserError
 from pipeline.exhausted import exhausted
+from pipeline.launcher import launched
 
 
 class Stopped(BaseException):
@@ -17,53 +17,73 @@ class Stopped(BaseException):
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.exit_status = 128 + signum
-        """130 after SIGINT, 143 after SIGTERM: what a shell expects."""
+        """129 after SIGHUP, 130 after SIGINT, 143 after SIGTERM: what a shell expects."""
 
 
-def run_command(work: Callable[[], object]) -> int:
-    """Run ``work`` and return the exit status.
+def run_command(work: Callable[[], object], *, joins: bool = False) -> int:
+    """Run ``work``, the reading of the command line included, and return the exit status.
 
     0: done. 1: something the user can mend, printed as ``error: ...`` without a traceback: a UserError, or whatever
-    error comes of a machine that has run out of something. 130 and 143: stopped by SIGINT and SIGTERM. Anything else
-    is a bug and keeps its traceback.
+    error comes of a machine that has run out of something; or the work is done, and a file that should have what was
+    printed does not. 129, 130 and 143: stopped by SIGHUP, SIGINT and SIGTERM. Anything else is a bug and keeps its
+    traceback. Whoever listens may go away: the work goes on (see ``streams``).
+
+    Args:
+        work: what to do.
+        joins: whether it may be one of several processes that torchrun starts.
     """
-    alone = "RANK" not in os.environ  # torchrun's: which of its processes this is
-    who = "error" if alone or os.environ["RANK"] == "0" else f"error (process {os.environ['RANK']})"
+    streams.steady()
+    who, several = "error", False
     try:
+        if joins:
+            here = launched()
+            several = here.size > 1
+            who = f"error (process {here.rank})" if here.rank else who
         # Under torchrun a process waits for others where no Python handler runs: there the signal's default ends it.
-        if alone:
-            with _sigterm_raises():
-                work()
-        else:
+        with nullcontext() if several else _signals_raise():
             work()
     except UserError as error:
-        print(f"{who}: {error}", file=sys.stderr)
+        streams.tell(f"{who}: {error}", first=2)
         return 1
     except Stopped as stopped:
         return stopped.exit_status
     except KeyboardInterrupt:
-        print("\ninterrupted; nothing half-made was left", file=sys.stderr)
+        streams.tell("\ninterrupted; nothing half-made was left", first=2)
         return 128 + signal.SIGINT
+    except SystemExit as ended:  # tyro's, after --help or a mistake
+        if ended.code or not streams.incomplete():
+            raise
+        return 1
     except Exception as error:
         if (resource := exhausted(error)) is None:
             raise
         reason = " ".join(str(error).split()) or type(error).__name__
-        print(f"{who}: {resource.value} ({reason})", file=sys.stderr)
+        streams.tell(f"{who}: {resource.value} ({reason})", first=2)
         return 1
-    return 0
+    return 1 if streams.incomplete() else 0
+
+
+def stopping_signals() -> list[signal.Signals]:
+    """Those that ask a program to end, beside Ctrl-C: SIGTERM, and SIGHUP of a terminal that is closed, unless the
+    program was told to ignore that, as ``nohup`` does.
+    """
+    heeded = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    return [signal.SIGTERM, *([signal.SIGHUP] if heeded else [])]
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM unwind the program, so that temporary files go; a second one ends it at once."""
+def _signals_raise() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP unwind the program, so that temporary files go; a second SIGTERM ends it at once."""
 
     def terminate(signum: int, frame: FrameType | None) -> None:
-        signal.signal(signum, signal.SIG_DFL)
-        os.write(2, b"\nterminated; nothing half-made was left\n")
+        # A shell passes SIGHUP on, so that it comes twice.
+        signal.signal(signum, signal.SIG_IGN if signum == signal.SIGHUP else signal.SIG_DFL)
+        streams.note("\nterminated; nothing half-made was left")
         raise Stopped(signum)
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = {signum: signal.signal(signum, terminate) for signum in stopping_signals()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

@@ -15,11 +15,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # Threads do not survive a fork.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-MODULES = {"train": "train", "predict": "predict", "explore": "explore", "pipeline": "pipeline.__main__"}
+MODULES = {
+    "train": "train", "predict": "predict", "explore": "explore", "pipeline": "pipeline.__main__",
+    "report": "report.__main__",
+}  # fmt: skip
 # What they import once they need it, which takes seconds.
 LATER = (
     "nvidia.dali.fn", "pipeline.left_out", "pipeline.open", "pipeline.submission", "report.explore_page",
@@ -74,18 +77,29 @@ class Forker:
             env={**os.environ, **ONE_THREAD, "PYTHONPATH": path},
         )  # fmt: skip
 
-    def start(self, program: str, argv: list[str], cwd: Path = ROOT, **limits: int) -> Running:
+    def start(
+        self, program: str, argv: list[str], cwd: Path = ROOT, *, out: str = "", err: str = "", encoding: str = "",
+        ignored: tuple[int, ...] = (), arm: str = "", **limits: int,
+    ) -> Running:  # fmt: skip
         """Start ``program`` (a key of MODULES) under ``limits`` {RLIMIT_ name without RLIMIT_: value}.
 
-        AS counts from what the process has already.
+        Args:
+            program, argv, cwd: what is run, and where.
+            out, err: what its standard output and error are: "" is read to the end; "closed" is none; "full" takes
+                nothing; "gone" is a pipe whose reader has left.
+            encoding: of its standard output, as if PYTHONIOENCODING said so.
+            ignored: signals that it was started to ignore.
+            arm: "module:function" to call before it runs, in its process.
+            limits: AS counts from what the process has already.
         """
-        case = {"program": program, "argv": list(map(str, argv)), "cwd": str(cwd), "limits": limits}
+        case = {"program": program, "argv": list(map(str, argv)), "cwd": str(cwd), "limits": limits, "arm": arm,
+                "streams": {1: out, 2: err}, "encoding": encoding, "ignored": list(map(int, ignored))}  # fmt: skip
         self.server.stdin.write(json.dumps(case).encode() + b"\n")
         return Running(self)
 
-    def run(self, program: str, argv: list[str], cwd: Path = ROOT, **limits: int) -> Result:
-        """Run ``program`` to its end."""
-        return self.start(program, argv, cwd, **limits).result()
+    def run(self, program: str, argv: list[str], cwd: Path = ROOT, **options: Any) -> Result:
+        """Run ``program`` to its end, as ``start`` says."""
+        return self.start(program, argv, cwd, **options).result()
 
     def close(self) -> None:
         """End the process that forks."""
@@ -120,13 +134,36 @@ def main() -> int:
 def run_case(program: object, case: dict) -> int:
     """In the child: set the limits, and be the program."""
     sys.stdout.reconfigure(line_buffering=True)
+    for signum in case["ignored"]:
+        signal.signal(signum, signal.SIG_IGN)
+    if case["encoding"]:
+        sys.stdout = open(1, "w", 1, encoding=case["encoding"], closefd=False)  # noqa: SIM115 (as long as the program)
+    for descriptor, kind in case["streams"].items():
+        replace_stream(int(descriptor), kind)
     os.chdir(case["cwd"])
+    if case["arm"]:
+        module, _, function = case["arm"].partition(":")
+        getattr(importlib.import_module(module), function)()
     sys.argv = [case["program"], *case["argv"]]
     for name, value in case["limits"].items():
         taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         limit = value + (taken if name == "AS" else 0)
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (limit, limit))
     return program()
+
+
+def replace_stream(descriptor: int, kind: str) -> None:
+    """In the child: let standard output (1) or error (2) be what ``Forker.start`` says."""
+    if kind == "closed":
+        os.close(descriptor)
+        setattr(sys, {1: "stdout", 2: "stderr"}[descriptor], None)  # as Python does when it starts so
+    elif kind == "full":
+        os.dup2(os.open("/dev/full", os.O_WRONLY | os.O_CLOEXEC), descriptor)
+    elif kind == "gone":
+        reader, writer = os.pipe()
+        os.dup2(writer, descriptor)
+        os.close(writer)
+        os.close(reader)
 
 
 def read_both(*ends: int) -> list[str]:

@@ -12,6 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.errors import UserError, reason, warn_once
+from pipeline.launcher import launched
+from pipeline.shown import waiting
+
 if TYPE_CHECKING:  # a program that torchrun did not start asks for a World before it has to import torch
     import torch
     from torch import nn
@@ -33,9 +37,14 @@ class World:
 
     @classmethod
     def from_environment(cls) -> "World":
-        """What torchrun says of this process; a world of one without torchrun."""
-        return cls(*(int(os.environ.get(name, default)) for name, default in
-                     (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))))  # fmt: skip
+        """What torchrun says of this process; a world of one without torchrun.
+
+        Says which leftovers of a launcher are not heeded. Raises UserError for what does not fit together.
+        """
+        found = launched()
+        if found.note:
+            warn_once(found.note)
+        return cls(found.rank, found.size, found.local_rank)
 
     @property
     def is_main(self) -> bool:
@@ -49,7 +58,7 @@ class World:
 
     @contextmanager
     def connected(self) -> Iterator[None]:
-        """Join the other processes: NCCL between GPUs, gloo between CPUs."""
+        """Join the other processes: NCCL between GPUs, gloo between CPUs. Raises UserError where there are none."""
         if self.size == 1:
             yield
             return
@@ -57,7 +66,16 @@ class World:
         import torch.distributed as dist
 
         # gloo beside NCCL carries flags and Python objects without touching the GPU.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_TIMEOUT)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        others = f"the other {self.size - 1} process{'es' * (self.size > 2)}"
+        try:
+            with waiting(f"waiting for {others}"):
+                dist.init_process_group(backend, timeout=_TIMEOUT)
+        except (RuntimeError, ValueError) as error:  # torch's DistError is a RuntimeError
+            raise UserError(
+                f"MASTER_ADDR={os.environ['MASTER_ADDR']} MASTER_PORT={os.environ['MASTER_PORT']}: {others} cannot be"
+                f" joined there: {reason(error)}. Start all with torchrun, or unset RANK WORLD_SIZE to train alone"
+            ) from error
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: finish the step, write a checkpoint, say how to go on."""
+"""SIGINT, SIGTERM and SIGHUP: finish the step, write a checkpoint, say how to go on."""
 
 import os
 import signal
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from pipeline.command import Stopped
+import streams
+from pipeline.command import Stopped, stopping_signals
 
 __all__ = ["StopRequest", "Stopped"]
 
@@ -27,17 +28,15 @@ class StopRequest:
         """
 
         def catch(signum: int, frame: FrameType | None) -> None:
-            if self.signum is not None and second_stops:
+            # A terminal that is closed sends SIGHUP more than once.
+            if self.signum is not None and second_stops and signum != signal.SIGHUP:
                 signal.signal(signum, signal.SIG_DFL)
                 os.kill(os.getpid(), signum)
             self.signum = self.signum or signum
             name = signal.Signals(signum).name
-            os.write(
-                2,
-                f"\n{name}: finishing this step, then writing a checkpoint (again: stop at once)\n".encode(),
-            )
+            streams.note(f"\n{name}: finishing this step, then writing a checkpoint (again: stop at once)")
 
-        before = {signum: signal.signal(signum, catch) for signum in (signal.SIGINT, signal.SIGTERM)}
+        before = {signum: signal.signal(signum, catch) for signum in (signal.SIGINT, *stopping_signals())}
         try:
             yield self
         finally:

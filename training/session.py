@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
+import streams
 from models.views import TTA_VIEWS
 from pipeline.files import write_csv, write_json
 from pipeline.left_out import write_left_out
@@ -87,7 +88,9 @@ def learned(config: TrainConfig, patches: TrainPatches, folder: RunFolder, world
             try:
                 progress = trainer.fit()
             except Stopped:
-                world.say(f"stopped at step {trainer.progress.step}; continue with: {folder.resume_command}")
+                if world.is_main:
+                    said = f"stopped at step {trainer.progress.step}; continue with: {folder.resume_command}"
+                    streams.tell(said, terminal=True)
                 raise
         yield Learned(progress, step, inputs, test)
 
