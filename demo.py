@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.tables import read_table
-
 import streams
+from pipeline.tables import read_table
 
 DATA, RUN = Path("data/demo"), Path("runs/demo")
 SUBMISSION = RUN / "submission.csv"
