@@ -1,5 +1,6 @@
 """Which patches train and which validate: stratified, or whole slides on one side, once or in k folds."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,9 +175,10 @@ def split_csv(ids: np.ndarray, split: Split) -> str:
     return csv_text(["id", "part"], zip(ids[rows[order]].tolist(), part[order].tolist(), strict=True))
 
 
-def split_ids(path: str | Path) -> list[str]:
-    """The ids of a split.csv, of both parts. Raises UserError if it is damaged."""
-    return _split_table(path)["id"]
+def split_ids(path: str | Path, parts: Collection[str] = (TRAIN, VALIDATION)) -> list[str]:
+    """The ids of a split.csv in these ``parts``. Raises UserError if it is damaged."""
+    table = _split_table(path)
+    return [identifier for identifier, part in zip(table["id"], table["part"], strict=True) if part in parts]
 
 
 def _split_table(path: str | Path) -> Table:

@@ -1,6 +1,5 @@
 """Trained networks from run folders."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.ids import checksum_of
-from pipeline.split import TRAIN
+from pipeline.split import TRAIN, split_ids
 from training.run_folder import RUNS_DIR, RunFolder, require_own
 
 if TYPE_CHECKING:  # a run that is not there is told before torch is imported
@@ -93,18 +92,5 @@ def not_trained_on(runs: Sequence[Path], ids: np.ndarray) -> np.ndarray:
     trained: set[str] = set()
     for run in runs:
         require_own(RunFolder(run), RunFolder(run).split)
-        trained |= _trained_ids(RunFolder(run).split)
+        trained |= {checksum_of(i) for i in split_ids(RunFolder(run).split, (TRAIN,))}
     return np.flatnonzero([checksum_of(i) not in trained for i in ids.tolist()])
-
-
-def _trained_ids(path: Path) -> set[str]:
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            table = csv.DictReader(file)
-            if table.fieldnames != ["id", "part"]:
-                raise ValueError(f"expected the header id,part, found {table.fieldnames}")
-            return {checksum_of(row["id"]) for row in table if row["part"] == TRAIN}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}; it says what was trained on") from error
-    except ValueError as error:
-        raise UserError(f"{path}: damaged: {error}") from error
