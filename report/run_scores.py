@@ -60,7 +60,7 @@ def performance(validation: Validation, units: np.ndarray | None, facts: dict[st
         return blocks
     curve, (ax,) = style.new_figure(panel=PANEL_SQUARE)
     charts.draw_precision_recall(ax, {"validation": (labels, p, style.VALIDATION)}, labels.mean())
-    histogram, (ax,) = style.new_figure(panel=(7.0, 3.0))
+    histogram, (ax,) = style.new_figure(panel=(4.6, 3.0))
     series = {name: (p[labels == c], style.CLASS_COLOURS[c]) for c, name in enumerate(style.CLASS_NAMES)}
     charts.draw_class_histograms(
         ax,
@@ -142,7 +142,7 @@ def calibration(result: CalibrationResult | str) -> list[Block]:
     if isinstance(result, str):
         return [Note(result)]
     c = result.calibration
-    figure, (ax,) = style.new_figure(panel=(5.0, 4.8))
+    figure, (ax,) = style.new_figure(panel=(4.4, 4.6))
     charts.draw_reliability(
         ax,
         {

@@ -187,7 +187,7 @@ def certainty_order(probabilities: np.ndarray) -> np.ndarray:
 
 def _predictions(p: np.ndarray, hard: bool, runs: Sequence[RunFiles], expected: Expected | None) -> list[Block]:
     """The distribution of the predictions, beside that of validation made in the same way."""
-    figure, (ax,) = style.new_figure(panel=(7.0, 3.2))
+    figure, (ax,) = style.new_figure(panel=(4.6, 3.0))
     series = {"submission": (p, style.TEST)}
     rows: list[tuple] = [("submission", len(p), p.mean(), float((p >= 0.5).mean()), None)]
     blocks: list[Block] = [
