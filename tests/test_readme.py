@@ -84,7 +84,11 @@ def test_links_and_tests_lead_somewhere(text: Path) -> None:
         there = text.parent / path if path else text
         assert there.exists(), target
         headings = (
-            [line.lstrip("# ").lower().replace(" ", "-") for line in there.read_text().splitlines() if line[:1] == "#"]
+            [
+                re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower()).replace(" ", "-")
+                for line in there.read_text().splitlines()
+                if line[:1] == "#"
+            ]
             if heading
             else []
         )
