@@ -128,7 +128,7 @@ def _below(folder: Path, names: set[str], depth: int) -> Iterator[Path]:
         if place.suffix.lower() == ".zip":
             if _zip_holds_images(place):
                 yield place
-        elif place.is_dir() and depth and not place.is_symlink():
+        elif depth and place.is_dir():  # links too: the depth ends a circle
             try:
                 inner = _names(place)
             except DatasetError:

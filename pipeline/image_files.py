@@ -1,6 +1,7 @@
 """Where the image files of a data set lie: below its folder, in its .zip, or in a train.zip beside its tables."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,7 @@ SAMPLE_FILE = "sample_submission.csv"
 MACS_OWN = {"__MACOSX", ".DS_Store"}
 # train/train/ and train/0/ are common; whatever lies deeper is no patch.
 _DEPTH = 3
+_TABLES = {LABELS_FILE, SAMPLE_FILE}
 
 
 class DatasetError(UserError):
@@ -25,9 +27,15 @@ class DatasetError(UserError):
 class Images:
     """The files of one split. Names are relative to ``place`` and have forward slashes."""
 
-    def __init__(self, place: str, names: Iterable[str], archive: Archive | None = None, prefix: str = "") -> None:
-        """``names`` lie directly in ``place``, a folder, or below ``prefix`` in the ``archive``."""
+    def __init__(
+        self, place: str, names: Iterable[str], archive: Archive | None = None, prefix: str = "", but: str = ""
+    ) -> None:
+        """``names`` lie directly in ``place``, a folder, or below ``prefix`` in the ``archive``.
+
+        Folders within, whose names begin with ``but``, are not theirs.
+        """
         self.place = place
+        self._but = but
         self._archive, self._prefix = archive, prefix
         self._others: Counter[str] = Counter()
         self._top = self._by_id(names)
@@ -55,8 +63,10 @@ class Images:
     def found_instead(self) -> str:
         """What lies there that is no TIFF, for a message; empty if nothing does."""
         self.all()
-        parts = [f"{count:,} {suffix or 'files without a suffix'}" for suffix, count in self._others.most_common(3)]
-        return " and ".join(f"{part} files" if "." in part else part for part in parts)
+        return " and ".join(
+            f"{count:,} {suffix + ' ' if suffix else ''}file{'s' * (count > 1)}{'' if suffix else ' without a suffix'}"
+            for suffix, count in self._others.most_common(3)
+        )
 
     def store(self, names: Sequence[str]) -> Store:
         """The files ``names``, numbered in this order."""
@@ -73,7 +83,7 @@ class Images:
         for name in names:
             path, suffix = os.path.splitext(name)
             stem = path[path.rfind("/") + 1 :]
-            if stem.startswith("."):
+            if stem.startswith(".") or name in _TABLES:
                 continue
             if suffix.lower() not in SUFFIXES:
                 self._others[suffix.lower()] += 1
@@ -83,25 +93,27 @@ class Images:
             found[stem] = name
         return found
 
+    def _passed_by(self, folder: str) -> bool:
+        """Whether what lies in a folder of this name is none of these images."""
+        other = bool(self._but) and folder.lower().startswith(self._but)
+        return other or folder.startswith(".") or folder in MACS_OWN
+
     def _deeper(self) -> list[str]:
         if self._archive is not None:
             below = [name.removeprefix(self._prefix) for name in self._archive.members if name.startswith(self._prefix)]
             return [
                 name for name in below
-                if 0 < name.count("/") < _DEPTH and not set(name.split("/")) & (MACS_OWN | _SPLIT_TABLES)
+                if 0 < name.count("/") < _DEPTH and not any(map(self._passed_by, name.split("/")[:-1]))
             ]  # fmt: skip
         names = []
         for folder, folders, files in os.walk(self.place):
             inner = os.path.relpath(folder, self.place)
-            folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in MACS_OWN)
+            folders[:] = sorted(name for name in folders if not self._passed_by(name))
             if inner != ".":
                 names += [f"{inner}/{name}" for name in files]
                 if inner.count(os.sep) + 2 >= _DEPTH:
                     folders.clear()
         return names
-
-
-_SPLIT_TABLES = {LABELS_FILE, SAMPLE_FILE}
 
 
 def without_suffix(identifier: str) -> str:
@@ -160,14 +172,13 @@ class FolderFiles:
             raise unreadable(str(path), error) from error
 
     def images(self, split: str) -> Images | None:
-        for name in sorted(self._top, key=lambda name: (name != split, name)):
-            if name.lower() == split and (self.root / name).is_dir():
-                return Images(str(self.root / name), _listed(self.root / name))
+        if name := _place_of(split, [name for name in self._top if (self.root / name).is_dir()]):
+            return Images(str(self.root / name), _listed(self.root / name))
         for name in self._top:
             if name.lower() == f"{split}.zip":
                 return _zipped_images(self.root / name, split)
         if split == "train" and self.has(LABELS_FILE):  # images beside their table
-            return Images(str(self.root), _listed(self.root))
+            return Images(str(self.root), _listed(self.root), but="test")
         return None
 
 
@@ -185,9 +196,7 @@ class ZipFiles:
             PurePosixPath(name) for name in self._archive.members
             if name.endswith((LABELS_FILE, SAMPLE_FILE)) and not name.startswith("__MACOSX")
         ]  # fmt: skip
-        folders = sorted(
-            {path.parent for path in tables if path.name in _SPLIT_TABLES}, key=lambda p: (len(p.parts), p)
-        )
+        folders = sorted({path.parent for path in tables if path.name in _TABLES}, key=lambda p: (len(p.parts), p))
         nearest = [folder for folder in folders if len(folder.parts) == len(folders[0].parts)]
         if len(nearest) > 1:
             raise DatasetError(
@@ -213,9 +222,10 @@ class ZipFiles:
         return self._archive.read(self._prefix + name, MAX_CSV_BYTES)
 
     def images(self, split: str) -> Images | None:
-        names = {name.lower(): name for name in self.top()}
-        if split in names:
-            return _members(self._archive, f"{self._prefix}{names[split]}/")
+        top = self.top()
+        names = {name.lower(): name for name in top}
+        if name := _place_of(split, [name for name in top if self._prefix + name not in self._archive.members]):
+            return _members(self._archive, f"{self._prefix}{name}/")
         if f"{split}.zip" in names:
             raise DatasetError(
                 f"{self.root}: holds {names[f'{split}.zip']}, a .zip in a .zip, which cannot be read in place; extract"
@@ -223,8 +233,17 @@ class ZipFiles:
                 f" {quote(str(self.root.with_suffix('')))}"
             )
         if split == "train" and self.has(LABELS_FILE):
-            return _members(self._archive, self._prefix)
+            return _members(self._archive, self._prefix, but="test")
         return None
+
+
+def _place_of(split: str, folders: Sequence[str]) -> str | None:
+    """The one of these folders that is meant for a split: train, Train, or the only one such as train_images."""
+    if split in folders:
+        return split
+    usual = re.compile(rf"{split}([ _-]?(images?|data|set|patches|tiffs?|tifs?))?", re.IGNORECASE)
+    found = [name for name in folders if usual.fullmatch(name)]
+    return found[0] if len(found) == 1 else None
 
 
 def _listed(folder: Path) -> list[str]:
@@ -240,7 +259,7 @@ def _zipped_images(path: Path, split: str) -> Images:
     return _members(archive, f"{split}/" if any(name.startswith(f"{split}/") for name in archive.members) else "")
 
 
-def _members(archive: Archive, prefix: str) -> Images:
+def _members(archive: Archive, prefix: str, but: str = "") -> Images:
     names = [name.removeprefix(prefix) for name in archive.members if name.startswith(prefix)]
     place = f"{archive.path}: {prefix}" if prefix else str(archive.path)
-    return Images(place, [name for name in names if "/" not in name], archive, prefix)
+    return Images(place, [name for name in names if "/" not in name], archive, prefix, but)

@@ -71,6 +71,15 @@ def beside_the_table(data: Path) -> None:
     (data / "train").rmdir()
 
 
+def train_images(data: Path) -> None:
+    (data / "train").rename(data / "train_images")
+    (data / "test").rename(data / "test-patches")
+
+
+def patches_folder(data: Path) -> None:
+    (data / "train").rename(data / "patches")
+
+
 def capitals(data: Path) -> None:
     (data / "train").rename(data / "Train")
     (data / "test").rename(data / "TEST")
@@ -81,7 +90,17 @@ def with_suffixes(data: Path) -> None:
     table.write_text(re.sub(r"(?m)^(\w+),([01])$", r"\1.tif,\2", table.read_text()))
 
 
-WAYS = [nest, by_class, half_nested, zipped_splits, beside_the_table, capitals, with_suffixes]
+WAYS = [
+    nest,
+    by_class,
+    half_nested,
+    zipped_splits,
+    beside_the_table,
+    capitals,
+    train_images,
+    patches_folder,
+    with_suffixes,
+]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -192,6 +211,9 @@ def test_the_only_data_set_up_to_three_folders_down_is_meant(data: Path, tmp_pat
     place = tmp_path / "input" / below
     place.parent.mkdir(parents=True)
     data.rename(place)
+    if below == "one":  # a link is followed
+        place.rename(tmp_path / "elsewhere")
+        place.symlink_to(tmp_path / "elsewhere")
     for beside in ("program/tests", "working/runs/first", ".hidden/train"):
         (tmp_path / "input" / beside).mkdir(parents=True)
     (tmp_path / "input/working/runs/first/config.json").write_text("{}")
@@ -199,7 +221,7 @@ def test_the_only_data_set_up_to_three_folders_down_is_meant(data: Path, tmp_pat
     shutil.copy(next((place / "train").iterdir()), tmp_path / "input/.hidden/train")
     assert dataset_root(tmp_path / "input") == place
     archive = zip_of(place, tmp_path / "data.zip")
-    shutil.rmtree(place)
+    place.unlink() if place.is_symlink() else shutil.rmtree(place)
     shutil.move(archive, place.with_suffix(".zip"))
     assert dataset_root(tmp_path / "input") == place.with_suffix(".zip")
 
