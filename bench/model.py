@@ -19,7 +19,8 @@ from bench.results import interleave, one_line, summary
 from models.padding import accept_padding
 from pipeline.dataset import open_dataset
 from pipeline.errors import UserError
-from pipeline.tiff import LayoutChecker
+from pipeline.layouts import check_image
+from pipeline.tiff import LayoutChecker, TiffError
 from training.build import build_model
 from training.compiling import compiled
 from training.config import ModelSettings, OptimSettings
@@ -105,8 +106,11 @@ class Model(BenchOptions):
         if self.data_dir is None:
             return self.size, self.size
         dataset = open_dataset(self.data_dir)
-        data = (dataset.train or dataset.require_test()).store.read(0)
-        layout = LayoutChecker().check(data, len(data))
+        store = (dataset.train or dataset.require_test()).store
+        try:
+            layout = check_image(store.read(0), LayoutChecker())
+        except TiffError as error:
+            raise UserError(f"{store.name(0)}: {error}") from error
         return layout.height, layout.width
 
     def _prepare(self, device: torch.device, failed: dict[str, str]) -> dict["Combination", "Network"]:

@@ -1,4 +1,4 @@
-"""python -m pipeline pack | synth | verify | groups | check-submission: jobs on the data set itself."""
+"""python -m pipeline pack | synth | verify | convert | groups | check-submission: jobs on the data set itself."""
 
 import sys
 from dataclasses import dataclass
@@ -67,6 +67,37 @@ class Verify:
             from pipeline.pcam import verify_published
 
             verify_published(table.store.place)
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Write a data set anew whose images are of a kind that is refused: 16 bits, CMYK, transparent, PNG and others.
+
+    Images that can be used are copied as they are; so are tables. Transparency goes before white, of several pages the
+    first is taken.
+    """
+
+    data_dir: Path
+    """Folder or .zip; it is only read."""
+    out: Path
+    """Folder to write; it must not exist yet."""
+    white: Annotated[float | None, tyro.conf.arg(metavar="FLOAT", help_behavior_hint="(default: 65535; 1.0)")] = None
+    """The value that is white in gray images of 16 bits or floating point, such as 4095 of a camera of 12 bits."""
+    on_bad: OnBad = "error"
+    """error: list the images that cannot be converted, and leave nothing; skip: leave them out."""
+    workers: int = 0
+    """Threads; 0 takes every core."""
+
+    def run(self) -> None:
+        require_writable(self.out, "--out")
+        if self.white is not None and not 0 < self.white < float("inf"):
+            raise UserError(f"--white {self.white}: expected a number above 0")
+        from pipeline.convert import convert
+
+        threads = InputSettings(workers=self.workers).threads
+        counts = convert(self.data_dir, self.out, white=self.white, skip=self.on_bad == "skip", threads=threads)
+        for how, count in counts.most_common():
+            print(f"{self.out}: {count:,} {how}")
 
 
 @dataclass(frozen=True)
@@ -171,6 +202,7 @@ Command = (
     Annotated[Pack, tyro.conf.subcommand("pack")]
     | Annotated[Synth, tyro.conf.subcommand("synth")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Groups, tyro.conf.subcommand("groups")]
     | Annotated[CheckSubmission, tyro.conf.subcommand("check-submission")]
 )

@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +16,14 @@ from pipeline.dataset import PatchTable
 from pipeline.errors import UserError, listed
 from pipeline.interruptible import check_interrupt
 from pipeline.stores import FolderStore, Store, read_all, unreadable
-from pipeline.tiff import LayoutChecker, NeedsDecoder, PrefixTooShort, StripLayout, TiffError
+from pipeline.tiff import LayoutChecker, NeedsDecoder, NeedsPillow, PrefixTooShort, StripLayout, TiffError
 from pipeline.tiff_codecs import check_streams
+from pipeline.tiff_pillow import examine
 from pipeline.verdicts import Layout, Verdicts
 
 # Kaggle's header ends at byte 287; files whose tags stand elsewhere are read whole.
 HEAD_BYTES = 512
-NEEDS_DECODER = -1
+NEEDS_DECODER, NEEDS_PILLOW = -1, -2
 _ROWS_A_TASK = 1024
 
 
@@ -34,7 +35,7 @@ class Layouts:
     """Of every good patch, pixels."""
     width: int
     offset: np.ndarray
-    """[N] int64: first byte of the pixels in the file, or NEEDS_DECODER."""
+    """[N] int64: first byte of the pixels in the file, NEEDS_DECODER or NEEDS_PILLOW; of a bad file any of them."""
     size: np.ndarray
     """[N] int64: bytes in the file."""
     mtime_ns: np.ndarray
@@ -43,18 +44,29 @@ class Layouts:
     """How many files are of which kind, for the user."""
     bad: dict[int, str] = field(default_factory=dict)
     """Row -> complaint that names the file, for those that must not be decoded."""
+    pillow_kinds: Counter = field(default_factory=Counter)
+    """As ``kinds``, of those alone that Pillow must decode."""
+    convert: str = ""
+    """The command that makes some of the bad ones usable; none where there are none such."""
 
     @property
     def all_strips(self) -> bool:
         """Whether every good file's pixels can be read without a decoder."""
-        good = np.ones(len(self.offset), bool)
-        good[list(self.bad)] = False
-        return bool((self.offset[good] != NEEDS_DECODER).all())
+        return not len(self._good(self.offset < 0))
+
+    @property
+    def for_pillow(self) -> np.ndarray:
+        """Rows [k] int64 of the good files that Pillow must decode, while they are packed."""
+        return self._good(self.offset == NEEDS_PILLOW)
+
+    def _good(self, rows: np.ndarray) -> np.ndarray:
+        rows[list(self.bad)] = False
+        return np.flatnonzero(rows)
 
     def require_good(self) -> None:
         """Raise UserError listing the bad files, if there are any."""
         if self.bad:
-            raise bad_files([self.bad[row] for row in sorted(self.bad)], len(self.offset))
+            raise bad_files([self.bad[row] for row in sorted(self.bad)], len(self.offset), self.convert)
 
 
 @dataclass(frozen=True)
@@ -65,22 +77,34 @@ class _Checked:
     complaint: str
     size: int
     mtime_ns: int
+    convertible: bool = False
 
 
-def bad_files(complaints: Sequence[str], of: int) -> UserError:
-    """The error that lists the bad ones ``of`` so many files."""
-    return UserError(
-        f"{len(complaints):,} of {of:,} image files cannot be used:{listed(complaints)}"
-        "\nDownload them again, or leave such patches out: --on-bad skip."
-    )
+def bad_files(complaints: Sequence[str], of: int, convert: str = "") -> UserError:
+    """The error that lists the bad ones ``of`` so many files; ``convert`` is the command that would help, if any."""
+    advice = "Download them again, or leave such patches out: --on-bad skip."
+    if convert:
+        advice = (
+            f"convert them: {convert}\nFiles that are damaged: download them again. Or leave such patches out: --on-bad"
+            f" skip."
+        )
+    return UserError(f"{len(complaints):,} of {of:,} image files cannot be used:{listed(complaints)}\n{advice}")
 
 
 def check_image(data: bytes, checker: LayoutChecker) -> Layout:
     """Prove one whole file, compressed streams included. Raises TiffError with the reason alone."""
-    layout = checker.check(data, len(data))
-    if isinstance(layout, NeedsDecoder):
-        check_streams(data)
-    return layout
+    return look_at(data, checker)[0]
+
+
+def look_at(data: bytes, checker: LayoutChecker) -> tuple[Layout, np.ndarray | None]:
+    """As ``check_image``; and the pixels [H, W, 3] uint8 of a file that only Pillow can decode, which proves it."""
+    try:
+        layout = checker.check(data, len(data))
+        if isinstance(layout, NeedsDecoder):
+            check_streams(data)
+    except TiffError:
+        return examine(data)  # whose reason is the one to tell: it knows more kinds
+    return layout, None
 
 
 def scan_layouts(
@@ -122,7 +146,19 @@ def scan_layouts(
         finally:  # an hour's decoding is not lost by an interrupt
             pool.shutdown(wait=True, cancel_futures=True)
             verdicts_kept.save()
-    return _summarise(table, verdicts)
+    layouts = _summarise(table, verdicts)
+    if any(verdict.convertible for verdict in verdicts):
+        return replace(layouts, convert=_convert_command(table))
+    return layouts
+
+
+def _convert_command(table: PatchTable) -> str:
+    from pipeline.convert import convert_command  # which reads by way of this module
+
+    place = table.store.place
+    while place.name.lower().removesuffix(".zip") == table.split and place.name:
+        place = place.parent
+    return convert_command(place)
 
 
 def _known_strips(bulk: BulkReader, rows: range, checker: LayoutChecker) -> list[_Checked | None]:
@@ -151,7 +187,7 @@ def _check_row(store: Store, row: int, checker: LayoutChecker, verdicts: Verdict
         try:
             layout = verdicts.get(store.stamp(row, status))
             if layout is None:
-                with contextlib.suppress(PrefixTooShort):
+                with contextlib.suppress(PrefixTooShort, TiffError):  # more is told once it is read whole
                     layout = checker.check(os.pread(descriptor, HEAD_BYTES, 0), size)
                 if not isinstance(layout, StripLayout):
                     layout = check_image(read_all(descriptor, size), checker)
@@ -162,7 +198,7 @@ def _check_row(store: Store, row: int, checker: LayoutChecker, verdicts: Verdict
             os.close(descriptor)
         return _Checked(layout, "", size, mtime_ns)
     except TiffError as error:
-        return _Checked(None, f"{store.name(row)}: {error}", size, mtime_ns)
+        return _Checked(None, f"{store.name(row)}: {error}", size, mtime_ns, error.convertible)
     except UserError as error:
         return _Checked(None, str(error), size, mtime_ns)
 
@@ -172,6 +208,7 @@ def _summarise(table: PatchTable, verdicts: Sequence[_Checked]) -> Layouts:
     (height, width), _ = sizes.most_common(1)[0] if sizes else ((0, 0), 0)
     offset = np.full(len(verdicts), NEEDS_DECODER, np.int64)
     kinds: Counter = Counter()
+    pillow_kinds: Counter = Counter()
     bad = {}
     for row, verdict in enumerate(verdicts):
         layout = verdict.layout
@@ -186,6 +223,9 @@ def _summarise(table: PatchTable, verdicts: Sequence[_Checked]) -> Layouts:
             offset[row] = layout.offset
             kinds["uncompressed strip"] += 1
         else:
+            if isinstance(layout, NeedsPillow):
+                offset[row] = NEEDS_PILLOW
+                pillow_kinds[layout.reason] += 1
             kinds[layout.reason] += 1
     return Layouts(
         height=height,
@@ -195,4 +235,5 @@ def _summarise(table: PatchTable, verdicts: Sequence[_Checked]) -> Layouts:
         mtime_ns=np.array([v.mtime_ns for v in verdicts], np.int64),
         kinds=kinds,
         bad=bad,
+        pillow_kinds=pillow_kinds,
     )

@@ -39,7 +39,7 @@ def usable(
     layouts = scan_layouts(table, threads=threads, progress=progress, cache_dir=cache_dir, say=say)
     found = without(table, {str(table.ids[row]): reason for row, reason in layouts.bad.items()})
     if found.left_out and (on_bad == "error" or not len(found)):
-        raise bad_files(list(found.left_out.values()), len(found) + len(found.left_out))
+        raise bad_files(list(found.left_out.values()), len(found) + len(found.left_out), layouts.convert)
     if found.left_out:
         reasons = listed(list(found.left_out.values()))
         say(f"{found.split}: {len(found.left_out):,} of {len(found.left_out) + len(found):,} are left out:{reasons}")

@@ -1,5 +1,6 @@
 """Which source a split is read through: picked, opened, and said."""
 
+from collections import Counter
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -45,7 +46,8 @@ def open_source(
     """Open a split for reading, every file of it checked.
 
     "auto" takes the fastest that applies: resident where the split fits into GPU memory, an existing packed file,
-    strip for uncompressed TIFFs, tiff for others. A .zip is packed first, unless it is read into GPU memory.
+    strip for uncompressed TIFFs, tiff for others. A .zip is packed first, unless it is read into GPU memory; so are
+    files that only Pillow can decode.
 
     Args:
         table: the split.
@@ -125,15 +127,24 @@ class _Opener:
                 f"use --source packed or auto"
             )
         layouts = self._scan()
+        if len(layouts.for_pillow):
+            name = self._table.store.name(int(layouts.for_pillow[0]))
+            what = f"{_counts(layouts.pillow_kinds)}, such as {name}"
+            if kind != "auto":
+                raise UserError(
+                    f"source {kind}: expected files that need no Pillow, found {what}; use --source packed or auto:"
+                    " Pillow decodes them once, while they are packed"
+                )
+            return self.packed(), f"packed once, because Pillow has to decode {what}"
         if layouts.all_strips and kind != "tiff":
             return StripSource(self._table.store, layouts), "asked for" if kind == "strip" else "uncompressed TIFFs"
         if kind == "strip":
             row = int((layouts.offset == NEEDS_DECODER).argmax())
             raise UserError(
-                f"source strip: expected uncompressed strips alone, found {_counts(layouts)}, such as "
+                f"source strip: expected uncompressed strips alone, found {_counts(layouts.kinds)}, such as "
                 f"{self._table.store.name(row)}; use --source packed, tiff or auto"
             )
-        why = "asked for" if kind == "tiff" else f"needs a decoder: {_counts(layouts)}"
+        why = "asked for" if kind == "tiff" else f"needs a decoder: {_counts(layouts.kinds)}"
         return TiffSource(self._table.store, layouts), why
 
     def verify(self, source: AnySource) -> None:
@@ -241,5 +252,5 @@ def _gb(nbytes: int) -> str:
     return f"{nbytes / 1e9:.1f} GB"
 
 
-def _counts(layouts: Layouts) -> str:
-    return ", ".join(f"{count:,} files with {kind}" for kind, count in layouts.kinds.most_common())
+def _counts(kinds: Counter) -> str:
+    return ", ".join(f"{count:,} files with {kind}" for kind, count in kinds.most_common())

@@ -18,7 +18,7 @@ from pipeline.errors import UserError
 from pipeline.files import replacing
 from pipeline.ids import checksum_of
 from pipeline.interruptible import check_interrupt
-from pipeline.layouts import bad_files, check_image, scan_layouts
+from pipeline.layouts import bad_files, check_image, look_at, scan_layouts
 from pipeline.pack_once import SUFFIX, make_once, write_at
 from pipeline.packfile import CHANNELS, HEADER_BYTES, PackFile, PackHeader, encode_header, encode_index
 from pipeline.staging import UncheckedStrips
@@ -104,7 +104,11 @@ def _pack(
 ) -> None:  # fmt: skip
     with replacing(path) as file:
         descriptor = file.fileno()
-        packer = _Packer(table, descriptor, verify_ids)
+        try:
+            packer = _Packer(table, descriptor, verify_ids)
+        except TiffError:  # not one image is good: all are named
+            scan_layouts(table, threads=threads, progress=progress).require_good()
+            raise
         with contextlib.suppress(AttributeError):  # no posix_fallocate on macOS
             os.posix_fallocate(descriptor, 0, HEADER_BYTES + len(table) * packer.patch_bytes)
         crc32 = _run(packer, table, threads, progress)
@@ -147,6 +151,7 @@ class _Packer:
     """Packs rows into an open file; called by several threads."""
 
     def __init__(self, table: PatchTable, descriptor: int, verify_ids: bool) -> None:
+        """Raise TiffError, which names no file, if not one of them is good."""
         self._table, self._descriptor, self._verify_ids = table, descriptor, verify_ids
         self._checker = LayoutChecker()
         # The first good file sets the size that the others must have.
@@ -156,7 +161,7 @@ class _Packer:
                 self.height, self.width = first.height, first.width
                 break
         else:
-            check_image(table.store.read(0), self._checker)  # not one is good: the first complaint stands for all
+            raise TiffError("not one image is good")
         self.patch_bytes = self.height * self.width * CHANNELS
         self._strips: UncheckedStrips | None = None
         with contextlib.suppress(UserError):  # the first file needs a decoder: then most do
@@ -180,7 +185,7 @@ class _Packer:
             row = rows[place]
             try:
                 data = self._table.store.read(row)
-                layout = check_image(data, self._checker)
+                layout, decoded = look_at(data, self._checker)
                 if (layout.height, layout.width) != (self.height, self.width):
                     raise TiffError(
                         f"expected {self.width} x {self.height} pixels like the first, "
@@ -195,6 +200,8 @@ class _Packer:
             if isinstance(layout, StripLayout):
                 strip = np.frombuffer(data, np.uint8, self.patch_bytes, layout.offset)
                 pixels[place] = strip.reshape(self.height, self.width, CHANNELS)
+            elif decoded is not None:
+                pixels[place] = decoded
             else:
                 encoded[place] = np.frombuffer(data, np.uint8)
         if encoded:

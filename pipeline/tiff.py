@@ -7,9 +7,9 @@ pixels.
 Accepted is classic TIFF (little- or big-endian) with one page of 8-bit chunky RGB in strips or tiles, whose
 tags are unique, sorted and inside the file, whose pixel data overlap nothing, and whose pixels every reader
 agrees on. The compressions are those lossless ones that DALI's decoder was measured to decode like Pillow and
-tifffile. Refused although some readers take them, because readers disagree: JPEG (decoders round differently,
-so training would depend on the machine), separate colour planes, orientations other than 1, FillOrder 2, and
-a predictor with anything but LZW or Deflate.
+tifffile. Refused here, although some readers take them, is what readers disagree about: JPEG (decoders round
+differently), separate colour planes, orientations other than 1, FillOrder 2, and a predictor with anything but LZW
+or Deflate. Of these, and of gray and other kinds, ``tiff_pillow`` takes the sound ones; there Pillow is the judge.
 
 Terms are those of the TIFF 6.0 specification; a "chunk" is a strip or a tile.
 """
@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.tiff_header import HEADER_NBYTES, Header, PrefixTooShort, Tag, TiffError, read_ifd, tag_name
+from pipeline.tiff_header import Header, PrefixTooShort, Tag, TiffError, read_ifd, tag_name
 
-__all__ = ["LayoutChecker", "NeedsDecoder", "PrefixTooShort", "StripLayout", "TiffError", "read_layout"]
+__all__ = ["LayoutChecker", "NeedsDecoder", "NeedsPillow", "PrefixTooShort", "StripLayout", "TiffError", "read_layout"]
 
 CHANNELS = 3
 MAX_SIDE = 8192  # pixels; of an image or of a tile
@@ -52,6 +52,15 @@ class NeedsDecoder:
     reason: str  # why the pixels cannot be sliced out of the file, such as "LZW compression"
 
 
+@dataclass(frozen=True)
+class NeedsPillow:
+    """Of a kind that only Pillow is trusted with, while packing: see ``tiff_pillow``."""
+
+    height: int  # pixels, as it is to be looked at: after the orientation is applied
+    width: int  # pixels
+    reason: str  # such as "grayscale, LZW compression"
+
+
 class Chunk(NamedTuple):
     """One strip or tile."""
 
@@ -66,10 +75,11 @@ class Structure:
 
     height: int
     width: int
-    compression: int  # the tag's value, a key of ``COMPRESSIONS``
+    compression: int  # the tag's value, a key of ``COMPRESSIONS`` or of ``tiff_pillow``'s
     tile_width: int | None  # None: strips, as wide as the image
     chunks: tuple[Chunk, ...]  # in image order
     looked_at: tuple[tuple[int, int], ...]  # byte ranges [start, end) of the file that this depends on
+    bits_per_pixel: int = 8 * CHANNELS  # in one strip or tile: with separate planes, of one of them
 
     @property
     def tiled(self) -> bool:
@@ -78,26 +88,31 @@ class Structure:
     @property
     def chunk_row_nbytes(self) -> int:
         """Of pixels, in one row of a strip or tile."""
-        return (self.tile_width or self.width) * CHANNELS
+        return _row_nbytes(self.tile_width or self.width, self.bits_per_pixel)
+
+    @property
+    def chunk_height(self) -> int:
+        """Rows of a tile, or of all strips but the last."""
+        return self.chunks[0].decoded_nbytes // self.chunk_row_nbytes
 
 
 NONE, LZW, DEFLATE, DEFLATE_OLD, PACKBITS = 1, 5, 8, 32946, 32773
 COMPRESSIONS = {NONE: "no", LZW: "LZW", DEFLATE: "Deflate", DEFLATE_OLD: "Deflate", PACKBITS: "PackBits"}
-_REFUSED_COMPRESSIONS = {
+REFUSED_COMPRESSIONS = {
     2: "CCITT", 3: "CCITT", 4: "CCITT", 6: "JPEG", 7: "JPEG", 33003: "JPEG 2000", 33005: "JPEG 2000",
     34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL",
 }  # fmt: skip
 _RGB = 2
-_PHOTOMETRICS = {
+PHOTOMETRICS = {
     0: "grayscale", 1: "grayscale", 3: "palette", 4: "a mask", 5: "CMYK", 6: "YCbCr", 8: "CIE Lab",
     9: "ICC Lab", 10: "ITU Lab",
 }  # fmt: skip
-_SAMPLE_FORMATS = {2: "signed integers", 3: "floating point"}
+SAMPLE_FORMATS = {2: "signed integers", 3: "floating point"}
 _PREDICTOR_NONE, _PREDICTOR_HORIZONTAL = 1, 2
 _NO_LIMIT = 0xFFFFFFFF  # RowsPerStrip's default: the whole image
 _MAX_ROWS_PER_STRIP = 0xFFFF  # apart from that; libtiff overflows beyond some 2**31
 # Tags that have one acceptable value, which their absence means too; each with its complaint.
-_MUST_EQUAL = {
+MUST_EQUAL = {
     Tag.NEW_SUBFILE_TYPE: (0, "is a thumbnail, mask or page of several (NewSubfileType {})"),
     Tag.SUBFILE_TYPE: (1, "is a thumbnail or page of several (SubfileType {})"),
     Tag.PLANAR_CONFIGURATION: (1, "stores colours in separate planes (PlanarConfiguration {})"),
@@ -108,7 +123,7 @@ _MUST_EQUAL = {
 }
 _STRIP_TAGS = {Tag.STRIP_OFFSETS, Tag.STRIP_BYTE_COUNTS, Tag.ROWS_PER_STRIP}
 _TILE_TAGS = {Tag.TILE_WIDTH, Tag.TILE_LENGTH, Tag.TILE_OFFSETS, Tag.TILE_BYTE_COUNTS}
-_MUST_BE_ABSENT = {
+MUST_BE_ABSENT = {
     Tag.SUB_IFDS: "holds further images (SubIFDs)",
     Tag.EXTRA_SAMPLES: "has an alpha or other extra channel (ExtraSamples)",
     Tag.MATTEING: "has an alpha channel (Matteing)",
@@ -185,17 +200,16 @@ def read_structure(data: bytes | memoryview, file_size: int | None = None) -> St
     """The header of an accepted file in full. Arguments and errors as ``read_layout``."""
     header = Header(data, len(data) if file_size is None else file_size)
     ifd = read_ifd(header)
-    height, width = _image_size(header)
+    height, width = image_size(header)
     _check_samples(header)
     compression = _check_compression(header)
-    tile_width, chunks = _read_chunks(header, height, width, compression)
-    metadata = [(entry.start, entry.end) for entry in header.entries.values() if not entry.is_inline]
-    rigid = [(0, HEADER_NBYTES), ifd, *((chunk.offset, chunk.offset + chunk.nbytes) for chunk in chunks)]
-    _check_overlaps(rigid, metadata)
+    tile_width, chunks = read_chunks(header, height, width, compression)
+    check_overlaps(header, ifd, chunks)
     return Structure(height, width, compression, tile_width, chunks, tuple(header.looked_at))
 
 
-def _image_size(header: Header) -> tuple[int, int]:
+def image_size(header: Header) -> tuple[int, int]:
+    """Height and width, pixels, as they are stored; never more than ``MAX_PIXELS``."""
     height, width = header.number(Tag.IMAGE_LENGTH), header.number(Tag.IMAGE_WIDTH)
     _check_size("an image", height, width)
     return height, width
@@ -211,7 +225,7 @@ def _check_samples(header: Header) -> None:
     """Raises unless a pixel is three unsigned bytes: red, green, blue."""
     photometric = header.number(Tag.PHOTOMETRIC)
     if photometric != _RGB:
-        raise TiffError(f"is {_PHOTOMETRICS.get(photometric, f'photometric {photometric}')}; expected RGB")
+        raise TiffError(f"is {PHOTOMETRICS.get(photometric, f'photometric {photometric}')}; expected RGB")
     samples = header.number(Tag.SAMPLES_PER_PIXEL, 1)
     if samples != CHANNELS:
         hint = " (RGB and alpha?)" if samples == CHANNELS + 1 else ""
@@ -225,12 +239,12 @@ def _check_samples(header: Header) -> None:
         count = 1 if header.entries[Tag.SAMPLE_FORMAT].count == 1 else CHANNELS
         for found in header.numbers(Tag.SAMPLE_FORMAT, count):
             if found != 1:
-                what = _SAMPLE_FORMATS.get(found, f"sample format {found}")
+                what = SAMPLE_FORMATS.get(found, f"sample format {found}")
                 raise TiffError(f"holds {what}; expected unsigned bytes")
-    for tag, complaint in _MUST_BE_ABSENT.items():
+    for tag, complaint in MUST_BE_ABSENT.items():
         if tag in header.entries:
             raise TiffError(complaint)
-    for tag, (expected, complaint) in _MUST_EQUAL.items():
+    for tag, (expected, complaint) in MUST_EQUAL.items():
         found = header.number(tag, expected)
         if found != expected:
             raise TiffError(complaint.format(found))
@@ -239,7 +253,7 @@ def _check_samples(header: Header) -> None:
 def _check_compression(header: Header) -> int:
     compression = header.number(Tag.COMPRESSION, NONE)
     if compression not in COMPRESSIONS:
-        name = _REFUSED_COMPRESSIONS.get(compression, "unknown")
+        name = REFUSED_COMPRESSIONS.get(compression, "unknown")
         raise TiffError(f"has {name} compression ({compression}); expected none, LZW, Deflate or PackBits")
     predictor = header.number(Tag.PREDICTOR, _PREDICTOR_NONE)
     allowed = (_PREDICTOR_NONE,)
@@ -251,8 +265,17 @@ def _check_compression(header: Header) -> int:
     return compression
 
 
-def _read_chunks(header: Header, height: int, width: int, compression: int) -> tuple[int | None, tuple[Chunk, ...]]:
-    """The tiles' width, None for strips, and the strips or tiles, each proven to lie inside the file."""
+def _row_nbytes(width: int, bits_per_pixel: int) -> int:
+    return -(-width * bits_per_pixel // 8)
+
+
+def read_chunks(
+    header: Header, height: int, width: int, compression: int, bits_per_pixel: int = 8 * CHANNELS, planes: int = 1
+) -> tuple[int | None, tuple[Chunk, ...]]:
+    """The tiles' width, None for strips, and the strips or tiles, each proven to lie inside the file.
+
+    With ``planes`` there are so many times as many, each plane's ``bits_per_pixel`` apart.
+    """
     tile_tags = _TILE_TAGS & header.entries.keys()
     if tile_tags and _STRIP_TAGS & header.entries.keys():  # RowsPerStrip in a tiled file makes DALI fail
         raise TiffError("has both strips and tiles")
@@ -262,7 +285,8 @@ def _read_chunks(header: Header, height: int, width: int, compression: int) -> t
         if tile_height % 16 or tile_width % 16:
             raise TiffError(f"has tiles of {tile_width} x {tile_height}; expected multiples of 16")
         n_tiles = -(-height // tile_height) * -(-width // tile_width)
-        decoded = [tile_height * tile_width * CHANNELS] * n_tiles  # those at the edges are padded
+        # Those at the edges are padded.
+        decoded = [tile_height * _row_nbytes(tile_width, bits_per_pixel)] * (n_tiles * planes)
         offsets_tag, counts_tag, what = Tag.TILE_OFFSETS, Tag.TILE_BYTE_COUNTS, "tile"
     else:
         tile_width = None
@@ -270,7 +294,8 @@ def _read_chunks(header: Header, height: int, width: int, compression: int) -> t
         if rows != _NO_LIMIT and not 1 <= rows <= _MAX_ROWS_PER_STRIP:
             raise TiffError(f"has strips of {rows} rows; expected 1 to {_MAX_ROWS_PER_STRIP} or {_NO_LIMIT}")
         rows = min(rows, height)
-        decoded = [min(rows, height - top) * width * CHANNELS for top in range(0, height, rows)]
+        row_nbytes = _row_nbytes(width, bits_per_pixel)
+        decoded = [min(rows, height - top) * row_nbytes for top in range(0, height, rows)] * planes
         offsets_tag, counts_tag, what = Tag.STRIP_OFFSETS, Tag.STRIP_BYTE_COUNTS, "strip"
     for tag in (offsets_tag, counts_tag):
         if tag not in header.entries:
@@ -286,11 +311,13 @@ def _read_chunks(header: Header, height: int, width: int, compression: int) -> t
     return tile_width, chunks
 
 
-def _check_overlaps(rigid: list[tuple[int, int]], metadata: list[tuple[int, int]]) -> None:
-    """Raises if a rigid byte range shares a byte with any other.
+def check_overlaps(header: Header, ifd: tuple[int, int], chunks: tuple[Chunk, ...]) -> None:
+    """Raises if a byte of the header, of the tags ``ifd`` or of pixels belongs to anything else too.
 
     The values of tags may share theirs: XResolution and YResolution often do.
     """
+    metadata = [(entry.start, entry.end) for entry in header.entries.values() if not entry.is_inline]
+    rigid = [(0, header.nbytes), ifd, *((chunk.offset, chunk.offset + chunk.nbytes) for chunk in chunks)]
     end_of_any = end_of_rigid = 0
     spans = [(*span, True) for span in rigid] + [(*span, False) for span in metadata]
     for start, end, is_rigid in sorted(spans):

@@ -8,16 +8,30 @@ finds it.
 Decoded bytes are counted, not kept: memory depends on a stream's own size, whatever the header claims.
 """
 
+import lzma
 import zlib
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 
-from pipeline.tiff import COMPRESSIONS, DEFLATE, DEFLATE_OLD, LZW, NONE, PACKBITS, read_structure
+from pipeline.tiff import (
+    COMPRESSIONS,
+    DEFLATE,
+    DEFLATE_OLD,
+    LZW,
+    NONE,
+    PACKBITS,
+    REFUSED_COMPRESSIONS,
+    Structure,
+    read_structure,
+)
 from pipeline.tiff_header import TiffError
 
 _MAX_TRAILING_NBYTES = 1  # after a stream's end: writers may pad to an even offset
 _PIECE_NBYTES = 1 << 16  # that zlib is given, or gives, at a time
+LZMA = 34925
+_LZMA_NBYTES = 1 << 27  # memory that its decoder may take: a stream can ask for gigabytes
 
 # LZW (TIFF 6.0, section 13): codes of 9 to 12 bits, the first bit highest; 256 empties the table, 257 ends.
 _LZW_CLEAR, _LZW_END, _LZW_FIRST_FREE, _LZW_TABLE = 256, 257, 258, 4096
@@ -39,19 +53,26 @@ def check_streams(data: bytes | memoryview) -> None:
     ``data`` is the whole file. If ``tiff.read_layout`` refuses it, that function's TiffError is raised.
     """
     structure = read_structure(data)
-    if structure.compression == NONE:
-        return
     if structure.compression == PACKBITS:
-        count_decoded = partial(count_packbits, row_nbytes=structure.chunk_row_nbytes)
-    else:
-        count_decoded = _COUNTERS[structure.compression]
+        check_chunks(structure, data, partial(count_packbits, row_nbytes=structure.chunk_row_nbytes))
+    elif structure.compression != NONE:
+        check_chunks(structure, data, _COUNTERS[structure.compression])
+
+
+def check_chunks(
+    structure: Structure, data: bytes | memoryview, count_decoded: Callable[[memoryview, int], int]
+) -> None:
+    """Raises TiffError unless ``count_decoded`` finds the promised number of bytes in each strip and tile.
+
+    It is given a stream and that number, and raises StreamError for one that is not valid.
+    """
     what = "tile" if structure.tiled else "strip"
     view = memoryview(data)
     for index, (offset, nbytes, expected) in enumerate(structure.chunks):
         try:
             found = count_decoded(view[offset : offset + nbytes], expected)
         except StreamError as error:
-            name = COMPRESSIONS[structure.compression]
+            name = COMPRESSIONS.get(structure.compression) or REFUSED_COMPRESSIONS[structure.compression]
             raise TiffError(f"has damaged {name} data in {what} {index}: {error}") from None
         if found != expected:
             at_least = "more than " if found > expected else ""
@@ -59,8 +80,11 @@ def check_streams(data: bytes | memoryview) -> None:
             raise TiffError(f"{what} {index} decodes to {at_least}{found} bytes; expected exactly {expected}")
 
 
-def count_deflate(stream: memoryview, limit: int) -> int:
-    """Bytes that a zlib stream decodes to, its checksum included; stops once they are more than ``limit``."""
+def count_deflate(stream: memoryview, limit: int, *, trailing: bool = False) -> int:
+    """Bytes that a zlib stream decodes to, its checksum included; stops once they are more than ``limit``.
+
+    With ``trailing`` bytes may follow its end, which Pillow does not look at; so in the functions below.
+    """
     inflater = zlib.decompressobj()
     count = position = 0
     rest: bytes | memoryview = b""  # of the piece that was read up to ``position``
@@ -76,19 +100,37 @@ def count_deflate(stream: memoryview, limit: int) -> int:
             count += n_new
     except zlib.error as error:
         raise StreamError(str(error)) from None
-    if count <= limit:
+    if count <= limit and not trailing:
         _check_trailing(len(inflater.unused_data) + len(stream) - position)
     return count
 
 
-def count_packbits(stream: memoryview, limit: int, row_nbytes: int) -> int:
+def count_lzma(stream: memoryview, limit: int) -> int:
+    """Bytes that an LZMA stream decodes to, its checksum included; stops once they are more than ``limit``."""
+    decoder, count, rest = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_LZMA_NBYTES), 0, bytes(stream)
+    try:
+        while not decoder.eof and count <= limit:
+            n_new = len(decoder.decompress(rest, _PIECE_NBYTES))
+            rest = b""
+            count += n_new
+            if not n_new and decoder.needs_input:
+                raise StreamError("it ends too early")
+    except (lzma.LZMAError, EOFError, MemoryError) as error:
+        raise StreamError(str(error)) from None
+    return count
+
+
+def count_packbits(stream: memoryview, limit: int, row_nbytes: int | None, *, trailing: bool = False) -> int:
     """Bytes that a PackBits stream decodes to; stops once they are more than ``limit``.
 
     TIFF packs each row of ``row_nbytes`` pixel bytes by itself. Where a run goes on into the next row
-    nevertheless, Pillow follows it and DALI discards the rest of it.
+    nevertheless, Pillow follows it and DALI discards the rest of it; None lets it.
     """
     count = position = 0
+    row_nbytes = row_nbytes or limit
     while position < len(stream) and count <= limit:
+        if trailing and count == limit and len(stream) - position <= _MAX_TRAILING_NBYTES:
+            return count
         head = stream[position]
         if head < 128:  # head + 1 literal bytes follow
             n_new, n_read = head + 1, head + 2
@@ -105,10 +147,11 @@ def count_packbits(stream: memoryview, limit: int, row_nbytes: int) -> int:
     return count
 
 
-def count_lzw(stream: memoryview, limit: int) -> int:
+def count_lzw(stream: memoryview, limit: int, *, trailing: bool = False) -> int:
     """Bytes that a TIFF LZW stream decodes to; stops once they are more than ``limit``.
 
-    Which strings the codes stand for does not matter to the verdict, so only their lengths are kept.
+    Which strings the codes stand for does not matter to the verdict, so only their lengths are kept. With ``trailing``
+    the end code may be missing too, where the stream ends with the last of the bytes that were promised.
     """
     if len(stream) < 2 or stream[0] != 0x80 or stream[1] & 0x80:  # the nine bits of Clear
         raise StreamError("it does not begin with a Clear code")
@@ -122,14 +165,23 @@ def count_lzw(stream: memoryview, limit: int) -> int:
             if len(controls):
                 break
         else:
-            raise StreamError("it ends too early" if len(codes) < n_codes else "its table overflows")
+            if len(codes) == n_codes:
+                raise StreamError("its table overflows")
+            if trailing and _ends_at(codes.tolist(), limit - count):
+                return limit
+            raise StreamError("it ends too early")
         n_codes = int(controls[0])
         count += _lzw_length(codes[:n_codes].tolist())
         position += int(_LZW_BIT_STARTS[n_codes] + _LZW_WIDTHS[n_codes])
         ended = bool(codes[n_codes] == _LZW_END)
-    if count <= limit:
+    if count <= limit and not trailing:
         _check_trailing((n_bits - position) // 8)
     return count
+
+
+def _ends_at(codes: list[int], nbytes: int) -> bool:
+    """Whether codes without an end stand for so many bytes, but for what may pad a stream to an even length."""
+    return any(_lzw_length(codes[: len(codes) - padding]) == nbytes for padding in range(min(2, len(codes)) + 1))
 
 
 def _lzw_codes(packed: np.ndarray, position: int, n_bits: int, n_codes: int) -> np.ndarray:

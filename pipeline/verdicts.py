@@ -3,17 +3,18 @@
 import hashlib
 from collections.abc import Callable
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
-from pipeline import tiff, tiff_codecs, tiff_header
+from pipeline import jpeg_check, tiff, tiff_codecs, tiff_header, tiff_pillow, zstd_check
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.stores import Stamp, Store
-from pipeline.tiff import NeedsDecoder, StripLayout
+from pipeline.tiff import NeedsDecoder, NeedsPillow, StripLayout
 
 SUFFIX = ".verdicts.json"
-_STRIP = "strip"
-Layout = StripLayout | NeedsDecoder
+_STRIP, _BY_PILLOW = "strip", "pillow: "
+Layout = StripLayout | NeedsDecoder | NeedsPillow
 
 
 class Verdicts:
@@ -44,11 +45,15 @@ class Verdicts:
         offset, height, width, reason = text.split(" ", 3)
         if reason == _STRIP:
             return StripLayout(int(offset), int(height), int(width))
+        if reason.startswith(_BY_PILLOW):
+            return NeedsPillow(int(height), int(width), reason.removeprefix(_BY_PILLOW))
         return NeedsDecoder(int(height), int(width), reason)
 
     def keep(self, stamp: Stamp, layout: Layout) -> None:
         """Remember that a file was read in full and is sound."""
         offset, reason = (layout.offset, _STRIP) if isinstance(layout, StripLayout) else (0, layout.reason)
+        if isinstance(layout, NeedsPillow):
+            reason = _BY_PILLOW + reason
         self._used[_key(stamp)] = f"{offset} {layout.height} {layout.width} {reason}"
 
     def save(self) -> None:
@@ -80,5 +85,6 @@ def _key(stamp: Stamp) -> str:
 @cache
 def _rules() -> str:
     """Changes with the code that judges: a stricter version must not take over what an older one let through."""
-    sources = (Path(module.__file__).read_bytes() for module in (tiff_header, tiff, tiff_codecs))
-    return hashlib.sha256(b"\0".join(sources)).hexdigest()[:16]
+    modules = (tiff_header, tiff, tiff_codecs, tiff_pillow, jpeg_check, zstd_check)
+    sources = [Path(module.__file__).read_bytes() for module in modules]
+    return hashlib.sha256(b"\0".join([*sources, version("pillow").encode()])).hexdigest()[:16]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_dataset import zipped
 from tiff_cases import CASES
-from tiff_maker import PATCH, Case, independent_pixels, make_tiff
+from tiff_maker import PATCH, Case, independent_pixels, make_tiff, pillow_tiff
 
 from pipeline.bulk_read import bulk_reader
 from pipeline.dataset import PatchTable, open_dataset
@@ -25,6 +25,7 @@ from pipeline.verify import iterate_pixels
 
 GOOD = [case for case in CASES if case.outcome == "pixels"]
 BAD = [case for case in CASES if case.outcome == "refuse"]
+FOR_PILLOW = [case for case in CASES if case.level == "pillow" and case.pixels.shape == PATCH.shape]
 BY_ITSELF = [case for case in CASES if case.level != "dataset"]
 MAX_NBYTES = 1 << 20  # of memory, whatever a header claims
 MAX_CPU_S = 1.0
@@ -129,9 +130,10 @@ def test_all_bad_kinds_at_once_are_counted_and_the_first_twenty_named(place):
     assert found.ids.tolist() == list(good) and set(found.left_out) == set(builds)
 
 
-@pytest.mark.parametrize("size", sorted({case.pixels.shape[:2] for case in GOOD}), ids=str)
+@pytest.mark.parametrize("size", sorted({case.pixels.shape[:2] for case in GOOD if case.level != "pillow"}), ids=str)
 def test_accepted_kinds_have_an_independent_decoders_pixels_through_every_source(size, tmp_path):
-    cases = {f"file{n:03}": case for n, case in enumerate(GOOD) if case.pixels.shape[:2] == size}
+    good = [case for case in GOOD if case.level != "pillow" and case.pixels.shape[:2] == size]
+    cases = {f"file{n:03}": case for n, case in enumerate(good)}
     folder = write_dataset(tmp_path / "data", {identifier: case.build for identifier, case in cases.items()})
     expected = [independent_pixels((folder / "train" / f"{identifier}.tif").read_bytes()) for identifier in cases]
     for where in (folder, zipped(folder, tmp_path / "data.zip")):
@@ -141,6 +143,36 @@ def test_accepted_kinds_have_an_independent_decoders_pixels_through_every_source
             found = np.concatenate([pixels for _, pixels in iterate_pixels(source, np.arange(len(cases)), threads=2)])
             for case, pixels, by_pillow in zip(cases.values(), found, expected, strict=True):
                 assert np.array_equal(pixels, by_pillow) and np.array_equal(pixels, case.pixels), (case.name, kind)
+
+
+def test_files_for_pillow_among_others_are_packed_once_and_other_sources_say_so_in_one_line(tmp_path):
+    plain = Case("plain", lambda path: path.write_bytes(make_tiff(PATCH)), "pixels", pixels=PATCH)
+    cases = {f"file{n:03}": case for n, case in enumerate([plain, *FOR_PILLOW, plain])}
+    folder = write_dataset(tmp_path / "data", {identifier: case.build for identifier, case in cases.items()})
+    for where in (folder, zipped(folder, tmp_path / "data.zip")):
+        for kind in ("auto", "packed", "resident"):
+            for cache in ("cache", f"cache-{kind}"):  # packed before, and not
+                source = opened(table_of(where), kind, tmp_path / cache)
+                assert source.kind == ("packed" if kind == "auto" else kind)
+                found = np.concatenate([p for _, p in iterate_pixels(source, np.arange(len(cases)), threads=2)])
+                for case, pixels in zip(cases.values(), found, strict=True):
+                    assert np.array_equal(pixels, case.pixels), case.name
+    for kind in ("tiff", "strip"):
+        with pytest.raises(UserError, match=r"use --source packed") as refused:
+            opened(table_of(folder), kind, tmp_path / "none")
+        assert "\n" not in str(refused.value) and str(folder / "train" / "file001.tif") in str(refused.value)
+    assert not (tmp_path / "none").exists() or not list((tmp_path / "none").glob("*.packed"))
+
+
+def test_a_pack_of_no_usable_image_names_every_file(tmp_path):
+    cmyk = pillow_tiff("CMYK", PATCH)
+    folder = write_dataset(tmp_path / "data", {name: lambda path: path.write_bytes(cmyk) for name in "ab"})
+    for where in (folder, zipped(folder, tmp_path / "data.zip")):
+        for kind in ("auto", "packed", "resident"):
+            with pytest.raises(UserError, match="2 of 2 image files cannot be used") as refused:
+                opened(table_of(where), kind, tmp_path / "cache")
+            assert "a.tif: is CMYK" in str(refused.value) and "b.tif: is CMYK" in str(refused.value)
+            assert "convert them: " in str(refused.value)
 
 
 def opened(table: PatchTable, kind: str, cache_dir: Path):

@@ -9,11 +9,13 @@ from dali_child import dali_decoder
 from tiff_cases import CASES
 from tiff_maker import Case, independent_pixels
 
-from pipeline.tiff import NeedsDecoder, StripLayout, TiffError, read_layout
+from pipeline.layouts import look_at
+from pipeline.tiff import LayoutChecker, NeedsDecoder, NeedsPillow, StripLayout, TiffError, read_layout
 from pipeline.tiff_codecs import check_streams
 
 BYTES_CASES = [case for case in CASES if case.level != "file"]
-GOOD = [case for case in BYTES_CASES if case.pixels is not None]
+GOOD = [case for case in BYTES_CASES if case.pixels is not None and case.level != "pillow"]
+FOR_PILLOW = [case for case in BYTES_CASES if case.level == "pillow"]
 BAD = [case for case in BYTES_CASES if case.pixels is None]
 MAX_REFUSAL_NBYTES = 1 << 20  # of memory; some headers claim gigabytes, some streams hold 64 MB
 
@@ -53,14 +55,24 @@ def test_dali_decodes_all_accepted_kinds(tmp_path):
             assert np.array_equal(found, case.pixels), case.name
 
 
+@named(FOR_PILLOW)
+def test_what_only_pillow_decodes_has_its_pixels(case, tmp_path):
+    data = built(case, tmp_path)
+    with pytest.raises(TiffError):
+        read_layout(data)
+        check_streams(data)
+    layout, pixels = look_at(data, LayoutChecker())
+    assert isinstance(layout, NeedsPillow) and (layout.height, layout.width) == pixels.shape[:2]
+    assert np.array_equal(pixels, case.pixels)
+
+
 @named(BAD)
 def test_refused_with_the_reason_in_little_memory(case, tmp_path):
     data = built(case, tmp_path)
     tracemalloc.start()
     try:
         with pytest.raises(TiffError) as refusal:
-            read_layout(data)
-            check_streams(data)
+            look_at(data, LayoutChecker())
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -3,12 +3,14 @@
 ``make fuzz`` goes on with other seeds, after the 20,000 cases that always run.
 """
 
+import io
 import struct
 import time
 from collections import Counter
 
 import numpy as np
 import pytest
+import tifffile
 from dali_child import BATCH_SIZE, DaliDecoder, DecoderFailed, dali_decoder
 from mutations import ANY_BYTES, mutate, seeds
 from tiff_maker import (
@@ -20,12 +22,17 @@ from tiff_maker import (
     PACKBITS,
     SHORT,
     independent_pixels,
+    lzw_encode,
     make_patch,
     make_tiff,
+    pillow_tiff,
+    pillows_rgb,
 )
 
+from pipeline.layouts import look_at
 from pipeline.tiff import LayoutChecker, NeedsDecoder, StripLayout, TiffError, read_layout
 from pipeline.tiff_codecs import check_streams
+from pipeline.tiff_pillow import examine
 
 N_CASES = 20_000
 CASES_PER_SEED = 2_000
@@ -62,6 +69,31 @@ def valid_files() -> list[bytes]:
     return files
 
 
+def files_for_pillow() -> list[bytes]:
+    """Of every kind that is left to Pillow, small."""
+    files = []
+    patch = make_patch(24, 20)
+    for mode in ("L", "LA", "P", "1", "RGBA", "YCbCr", "RGB"):
+        for compression in (None, "tiff_lzw", "tiff_adobe_deflate", "packbits", "zstd", "lzma", "jpeg"):
+            try:
+                data = pillow_tiff(mode, patch, **({"compression": compression} if compression else {}))
+                examine(data)
+            except (OSError, TiffError):  # such as a palette in JPEG
+                continue
+            files.append(data)
+    files += [pillow_tiff(mode, patch, big_tiff=True) for mode in ("L", "RGB")]
+    files += [make_tiff(patch, tags={274: (SHORT, [value])}, compression=LZW) for value in (3, 6)]
+    planes = np.ascontiguousarray(np.moveaxis(patch, -1, 0))
+    for options in ({}, {"rowsperstrip": 7}, {"tile": (16, 16), "compression": "zlib"}):
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, planes, photometric="rgb", planarconfig="separate", **options)
+        files.append(buffer.getvalue())
+    files.append(make_tiff(patch, compression=LZW, encoder=lambda data: lzw_encode(data, end=False)))
+    for data in files:
+        examine(data)
+    return files
+
+
 def overwrite_number(rng, data, files):
     """A SHORT or LONG at the start of the file, where the tags mostly are, becomes one that tends to hurt."""
     start = rng.integers(0, min(len(data) - 4, 320))
@@ -74,6 +106,9 @@ def overwrite_number(rng, data, files):
 def change_tag(rng, data, files):
     """An entry of the table gets another tag, type, count or value, swaps with another, or becomes it."""
     order = "<" if data[:2] == b"II" else ">"
+    if data[2:4] == b"+\0":
+        change_big_tag(rng, data)
+        return
     (start,) = struct.unpack_from(order + "I", data, 4)
     if start + 2 > len(data):
         return
@@ -95,6 +130,26 @@ def change_tag(rng, data, files):
             data[one : one + 12], data[other : other + 12] = data[other : other + 12], data[one : one + 12]
         case 5:
             data[one : one + 12] = data[other : other + 12]
+
+
+def change_big_tag(rng, data):
+    """The same for BigTIFF, little-endian: an entry's tag, type, count or value."""
+    (start,) = struct.unpack_from("<Q", data, 8)
+    if start + 8 > len(data):
+        return
+    (n_tags,) = struct.unpack_from("<Q", data, start)
+    if not 0 < n_tags < 100 or start + 8 + 20 * n_tags > len(data):
+        return
+    at = start + 8 + 20 * int(rng.integers(n_tags))
+    match rng.integers(4):
+        case 0:
+            struct.pack_into("<H", data, at, rng.choice([254, 257, 259, 262, 274, 284, 317, 320, 338]))
+        case 1:
+            struct.pack_into("<H", data, at + 2, rng.integers(0, 20))
+        case 2:
+            struct.pack_into("<Q", data, at + 4, int(rng.choice(INTERESTING)))
+        case 3:
+            struct.pack_into("<Q", data, at + 12, int(rng.integers(0, 2 * len(data))))
 
 
 MUTATIONS = [*ANY_BYTES, overwrite_number, overwrite_number, change_tag, change_tag, change_tag]
@@ -148,6 +203,21 @@ class Fuzzer:
         self.waiting.clear()
 
 
+def try_for_pillow(name: str, data: bytes, counts: Counter[str]) -> None:
+    counts["cases"] += 1
+    try:
+        layout, pixels = look_at(data, LayoutChecker())
+    except TiffError:
+        counts["refused"] += 1
+        return
+    if pixels is None:
+        counts["needs no Pillow"] += 1
+        return
+    counts["decoded by Pillow"] += 1
+    assert (layout.height, layout.width, 3) == pixels.shape, name
+    assert np.array_equal(pixels, pillows_rgb(data)), name
+
+
 def verdict_of(check) -> object:
     """What ``check`` returns, or the reason of its refusal. Anything else that it raises is a failure."""
     try:
@@ -173,3 +243,15 @@ def test_mutated_tiffs():
         "decoded by DALI",
     ):
         assert counts[outcome] > N_CASES / 100, outcome  # the mutations must reach every branch
+
+
+def test_mutated_files_for_pillow():
+    """What Pillow alone may decode: as its own reading of the file that came, or refused."""
+    started, counts, files = time.monotonic(), Counter(), files_for_pillow()
+    for seed in seeds(N_CASES // CASES_PER_SEED // 4):
+        rng = np.random.default_rng([seed, 1])
+        for number in range(CASES_PER_SEED):
+            try_for_pillow(f"seed {seed}, case {number}", mutate(rng, files, MUTATIONS), counts)
+    summary = ", ".join(f"{n} {what}" for what, n in counts.items())
+    print(f"\nfuzzed TIFFs for Pillow in {time.monotonic() - started:.0f} s: {summary}")
+    assert counts["refused"] > counts["cases"] / 100 and counts["decoded by Pillow"] > counts["cases"] / 100

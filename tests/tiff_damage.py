@@ -68,7 +68,6 @@ def broken_headers() -> list[Case]:
             tagged({65000: (LONG, [1])}, entries=duplicate(65000)),
             "tag 65000 twice",
         ),
-        bad("unsorted tags", make_tiff(PATCH, entries=lambda entries: entries[::-1]), "out of order"),
         bad("unknown value type", tagged({}, entries=lambda e: [*e, (65000, 99, 1, b"abcd")]), "type 99"),
         bad("empty tag", tagged({}, entries=lambda e: [*e, (65000, ASCII, 0, b"")]), "0 values"),
         bad(
@@ -112,9 +111,6 @@ def broken_headers() -> list[Case]:
             "multiples of 16",
         ),
         bad("strips and tiles", tagged({273: (LONG, strip_at)}, tile=(32, 32)), "both strips and tiles"),
-        bad(
-            "tiles and RowsPerStrip", tagged({278: (LONG, [1])}, tile=(32, 32)), "both strips and tiles"
-        ),  # DALI raises
         bad("width one too large", tagged({256: (LONG, [97])}), "27648 bytes for 27936"),
         bad("width one too small", tagged({256: (LONG, [95])}), "27648 bytes for 27360"),
         bad("strip of 0 bytes", tagged({279: (LONG, [0])}), "0 bytes"),
@@ -164,8 +160,8 @@ def broken_streams() -> list[Case]:
         bad("LZW overwritten", damaged(LZW, 0.5, b"\xff" * 64), "LZW"),
         bad("LZW without Clear", damaged(LZW, 0.0, b"\0\0"), "Clear"),
         bad(
-            "LZW without end code",
-            make_tiff(PATCH, compression=LZW, encoder=lambda d: lzw_encode(d, end=False)),
+            "LZW without end code, one byte short",
+            make_tiff(PATCH, compression=LZW, encoder=lambda d: lzw_encode(d[:-1], end=False)),
             "too early",
         ),
         bad(
@@ -173,23 +169,15 @@ def broken_streams() -> list[Case]:
             make_tiff(PATCH, compression=LZW, encoder=lambda d: lzw_encode(d, clear_at=9999)),
             "overflows",
         ),
-        # Pillow follows such runs, DALI does not.
-        bad(
-            "PackBits runs beyond rows",
-            make_tiff(black, compression=PACKBITS, encoder=packbits_encode),
-            "beyond the end of its row",
-        ),
         bad("PackBits too short by a byte", damaged(PACKBITS, 0.9, remove=1), ""),
     ]
     for name, compression in (("LZW", LZW), ("Deflate", DEFLATE), ("PackBits", PACKBITS)):
         encode = encoder_of(compression)
         shorter = make_tiff(PATCH, compression=compression, encoder=lambda data, encode=encode: encode(data[:-1]))
         longer = make_tiff(PATCH, compression=compression, encoder=lambda data, encode=encode: encode(data + b"\1"))
-        padded = make_tiff(PATCH, compression=compression, encoder=lambda data, encode=encode: encode(data) + b"\1" * 9)
         cases += [
             bad(f"{name} one byte short", shorter, "27647 bytes; expected exactly 27648"),
             bad(f"{name} one byte long", longer, "more than 27648"),
             bad(f"{name} cut in half", damaged(compression, 0.5, remove=1 << 20), ""),
-            bad(f"{name} with bytes after its end", padded, ""),
         ]
     return cases

@@ -198,6 +198,12 @@ def independent_pixels(data: bytes) -> np.ndarray:
         return np.array(image)
 
 
+def pillows_rgb(data: bytes) -> np.ndarray:
+    """Pillow's decode of an image of any mode, as RGB [H, W, 3] uint8, turned by its orientation."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.array(image.convert("RGB"))
+
+
 @dataclass(frozen=True)
 class Case:
     """One kind of file and its one right outcome: exactly ``pixels``, or a refusal that says ``reason``."""
@@ -208,8 +214,9 @@ class Case:
     reason: str = ""
     pixels: np.ndarray | None = None
     # "tiff": the verdict follows from the file's bytes. "file": reading the file fails. "dataset": sound by
-    # itself (and "pixels" for the TIFF reader), but wrong among patches of 96 x 96.
-    level: Literal["tiff", "file", "dataset"] = "tiff"
+    # itself (and "pixels" for the TIFF reader), but wrong among patches of 96 x 96. "pillow": refused by the TIFF
+    # reader, and "pixels" all the same, by way of Pillow.
+    level: Literal["tiff", "file", "dataset", "pillow"] = "tiff"
 
 
 PATCH = make_patch()
@@ -217,6 +224,10 @@ PATCH = make_patch()
 
 def good(name: str, data: bytes, pixels: np.ndarray = PATCH) -> Case:
     return Case(name, lambda path: path.write_bytes(data), "pixels", pixels=pixels)
+
+
+def by_pillow(name: str, data: bytes) -> Case:
+    return Case(name, lambda path: path.write_bytes(data), "pixels", pixels=pillows_rgb(data), level="pillow")
 
 
 def bad(name: str, data: bytes, reason: str) -> Case:

@@ -17,7 +17,8 @@ from pipeline.settings import InputSettings
 from pipeline.sources import require_size
 from pipeline.stores import FolderStore
 from pipeline.submission import Made
-from pipeline.tiff import LayoutChecker, NeedsDecoder, StripLayout, TiffError
+from pipeline.tiff import LayoutChecker, TiffError
+from pipeline.verdicts import Layout
 from training.beside import beside
 from training.config import TrainConfig
 from training.device import Precision
@@ -47,7 +48,7 @@ class SubmissionPatches:
         Raises:
             UserError: listing the files that cannot be used, or naming one of another size.
         """
-        first: StripLayout | NeedsDecoder | Layouts
+        first: Layout | Layouts
         if isinstance(self.table.store, FolderStore):
             first = scan_layouts(
                 self.table, threads=self.settings.threads, progress=True, cache_dir=self._cache_dir
