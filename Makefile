@@ -31,8 +31,12 @@ install: $(STAMP)
 demo: $(STAMP)
 	$(BIN)/python demo.py
 
+# Files side by side in JOBS processes; then, one by one, the tests whose moments others would shift.
+JOBS ?= auto
+NONE_IS_FINE := status=$$?; [ $$status -eq 5 ] || exit $$status
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone" -n $(JOBS) --maxprocesses 8 --dist loadfile $(ARGS); $(NONE_IS_FINE)
+	$(BIN)/python -m pytest -m alone $(ARGS); $(NONE_IS_FINE)
 
 # The short version of every command of the bench, on SYNTHETIC patches unless DATA names others.
 DATA :=

@@ -10,7 +10,7 @@ from tests_support import write_kaggle_folder
 
 from pipeline.dataset import Dataset, open_dataset
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels of GPUs run on the CPU then, in NumPy
 # Tests marked gpu run their code on the CPU instead where this says "cpu": to see that they run, not what they prove.

@@ -30,6 +30,7 @@ from training.diagnose import (
     bound_by,
 )  # fmt: skip
 
+pytestmark = pytest.mark.alone
 CHOICE = Choice(InputSettings(), "standard", "resnet18", "fp32", 64)
 
 

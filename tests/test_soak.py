@@ -28,6 +28,7 @@ from training.checkpoint import load_checkpoint
 from training.metrics import read_metrics
 from training.run_folder import RunFolder, read_config
 
+pytestmark = pytest.mark.alone
 KILLS = int(os.environ.get("KILLS", "3"))
 PACKED_PATCHES, PACKED_SIZE = 2000, 64
 PHASES = {
