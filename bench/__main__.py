@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
 
 import streams
 from bench.commands import COMMANDS
@@ -17,6 +19,23 @@ def describe() -> str:
          *lines, "",
          "python -m bench COMMAND --help lists a command's options."]
     )  # fmt: skip
+
+
+def check(told: Any) -> None:
+    """Raise UserError for options that cannot be measured by, before anything heavy is imported."""
+    from pipeline.errors import UserError
+
+    if (require := getattr(told, "require_measurable", None)) is not None:
+        require()
+    data_dir = getattr(told, "data_dir", None)
+    if data_dir is not None and not data_dir.exists():
+        raise UserError(f"--data-dir {data_dir}: expected Kaggle's folder or .zip, found nothing there")
+    results = getattr(told, "results", ())
+    if results and not any(path.exists() for path in results):
+        raise UserError(f"{results[0]}: expected a result file or a folder of them, found nothing there")
+    from training.device import require_possible
+
+    require_possible(getattr(told, "device", "auto"), getattr(told, "precision", "auto"))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,10 +55,9 @@ def main(argv: Sequence[str]) -> int:
     command = COMMANDS[name]
 
     def run() -> None:
-        settings = tyro.cli(command.load(), prog=f"python -m bench {name}", description=command.what, args=options)
-        if (check := getattr(settings, "require_measurable", None)) is not None:
-            check()
-        settings.run()
+        told = tyro.cli(command.options(), prog=f"python -m bench {name}", description=command.what, args=options)
+        check(told)
+        command.load()(**{field.name: getattr(told, field.name) for field in fields(told)}).run()
 
     return run_command(run)
 

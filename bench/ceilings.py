@@ -3,7 +3,6 @@
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from bench import bounds
 from bench.common import BenchOptions, open_kind, print_table
+from bench.options import CeilingsOptions
 from bench.results import interleave, median_ratio, summary
 from pipeline.dataset import PatchTable
 from pipeline.pack import make_pack
@@ -24,8 +24,7 @@ PACKING = "packing"
 WRITE = "write with fsync"
 
 
-@dataclass(frozen=True)
-class Ceilings(BenchOptions):
+class Ceilings(CeilingsOptions, BenchOptions):
     """Measure what bounds the rest: memory, file opens, writes, DALI's hand-over, and a GPU's copies and products."""
 
     def run(self) -> None:

@@ -13,14 +13,21 @@ class Command:
     module: str
     """Where it is."""
     settings: str
-    """Name of the dataclass of its options, whose ``run()`` does the work."""
+    """Name of the class whose ``run()`` does the work; ``<name>Options`` is what it can be told."""
     what: str
     """One line for --help."""
     short: tuple[str, ...] | None = ()
     """Options of its short version in `make bench`; None leaves it out there."""
 
+    def options(self) -> Any:
+        """The dataclass of its options alone, which imports nothing heavy."""
+        for module in map(import_module, ("bench.options", "bench.options_more")):
+            if (found := getattr(module, f"{self.settings}Options", None)) is not None:
+                return found
+        return self.load()
+
     def load(self) -> Any:
-        """The dataclass."""
+        """The class whose ``run()`` does the work; takes those options."""
         return getattr(import_module(self.module), self.settings)
 
 

@@ -1,58 +1,24 @@
 """What the commands share: their options, the loader they measure, tables, and where results go."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
+from bench.options import SharedOptions
 from bench.results import write_result
 from pipeline.dataset import PatchTable, open_dataset
-from pipeline.errors import UserError
 from pipeline.loader import Loader
 from pipeline.open import AnySource, open_source
 from pipeline.settings import AUGMENTATIONS, KAGGLE_NORMALISATION, InputSettings
 from training.device import choose_device, prepare_backends
 
 
-@dataclass(frozen=True, kw_only=True)
-class BenchOptions:
-    """Options of every command that reads patches."""
-
-    data_dir: Path
-    """Kaggle's folder or Kaggle's .zip; it may be read-only."""
-    out: Path | None = None
-    """Result file (JSON) to write."""
-    cache_dir: Path = Path("cache")
-    """Folder for packed files and tuned.json."""
-    device: Literal["auto", "cuda", "cpu"] = "auto"
-    """auto takes the GPU, and stops when there is one that cannot be used."""
-    workers: int = 0
-    """Threads that read and augment; 0 takes every core."""
-    batch_size: int = 256
-    """Patches a batch."""
-    patches: int = 6000
-    """At most so many patches a round."""
-    repeats: int = 5
-    """Rounds; everything that is compared takes its turn in each."""
-
-    def require_measurable(self) -> None:
-        """Raise UserError for a number that measures nothing: below 1, or below the default where that is less."""
-        for option in fields(self):
-            given, default = getattr(self, option.name), option.default
-            flag = f"--{option.name.replace('_', '-')}"
-            if isinstance(default, tuple) and default and not given:
-                raise UserError(f"{flag}: expected at least one value, found none")
-            values = given if isinstance(given, tuple) else (given,)
-            defaults = default if isinstance(default, tuple) else (default,)
-            least = min([1, *(number for number in defaults if type(number) is int)])
-            for value in values:
-                if type(value) is int and value < least:
-                    raise UserError(f"{flag} {value}: expected at least {least}")
-                if type(value) is float and not 0 < value < float("inf"):
-                    raise UserError(f"{flag} {value}: expected a number above 0")
+class BenchOptions(SharedOptions):
+    """What every command that reads patches does with its options."""
 
     def open(self) -> tuple[PatchTable, np.ndarray, torch.device]:
         """The labelled patches, the rows [n] int64 to use, and the device. Raises UserError."""

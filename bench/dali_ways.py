@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from bench.common import BenchOptions, make_loader, open_kind, print_table
+from bench.options import DaliWaysOptions
 from bench.results import interleave, one_line, summary
 from pipeline.plan import dihedral_index, view_matrices
 from pipeline.settings import KAGGLE_NORMALISATION, InputSettings, usable_cores
@@ -45,16 +46,8 @@ WAYS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class DaliWays(BenchOptions):
+class DaliWays(DaliWaysOptions, BenchOptions):
     """Measure ways to build DALI's graph, each checked against the exact pixels."""
-
-    batch_size: int = 1024
-    """Patches a batch; a multiple of 32."""
-    patches: int = 1024
-    """Of which the batch consists."""
-    seconds: float = 0.5
-    """Of each measurement, at least."""
 
     def run(self) -> None:
         """Measure, print and write. A way that fails, or whose pixels are wrong, gets its line too."""

@@ -4,7 +4,6 @@ import io
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from bench.common import BenchOptions, print_table
+from bench.options import DecodersOptions
 from bench.results import summary
 from pipeline.errors import UserError
 from pipeline.graph import GraphSettings, build_graph
@@ -22,12 +22,8 @@ from pipeline.synthetic import tiff_header
 COMPRESSIONS = {"none": None, "LZW": "tiff_lzw", "Deflate": "tiff_adobe_deflate", "PackBits": "packbits"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Decoders(BenchOptions):
+class Decoders(DecodersOptions, BenchOptions):
     """Decode the same patches from every compression, and list the GPU kernels that ran meanwhile."""
-
-    patches: int = 2048
-    """Patches a round."""
 
     def run(self) -> None:
         """Measure, print and write. Raises UserError where decoded pixels are not the stored ones."""

@@ -4,10 +4,11 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from bench.common import BenchOptions, print_table
 from bench.examine import Choice, Examiner, Found, step_s
+from bench.options import DoctorOptions
 from bench.rates import Rate, pooled
 from bench.results import median_ratio
 from bench.sample import Sample
@@ -32,30 +33,8 @@ _MANY_READERS = 4
 _MOST_CHANGES = 2
 
 
-@dataclass(frozen=True, kw_only=True)
-class Doctor(BenchOptions):
+class Doctor(DoctorOptions, BenchOptions):
     """Say what a training step waits for on this machine, which setting to change, and what that would give."""
-
-    model: str = "patchnet"
-    """A network of train.py."""
-    augment: Literal["none", "light", "standard", "heavy"] = "light"
-    """As in train.py."""
-    source: Literal["auto", "tiff", "strip", "packed", "resident"] | None = None
-    """As in train.py."""
-    engine: Literal["auto", "dali", "triton"] | None = None
-    """As in train.py."""
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """As in train.py."""
-    batch_size: int = 64
-    """Patches a step."""
-    patches: int = 4096
-    """Size of the sample that is measured."""
-    seconds: float = 30.0
-    """How long to measure, beside opening and compiling; --apply-and-check takes a third longer."""
-    repeats: int = 3
-    """Rounds; everything that is compared takes its turn in each."""
-    apply_and_check: bool = False
-    """Then train with the first change as well as without, and hold what was predicted against it."""
 
     def run(self) -> None:
         """Measure and speak. Raises UserError where train.py does."""

@@ -1,8 +1,6 @@
 """python -m bench floors: operations and bytes of a training step, and what they allow on a data-centre GPU."""
 
 from collections import defaultdict
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +9,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from bench.common import print_table
+from bench.options_more import FloorsOptions
 from bench.results import write_result
 from models.create import create_model
 
@@ -36,16 +35,8 @@ _NO_BYTES = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Floors:
+class Floors(FloorsOptions):
     """Count, for each network, what one training image costs; the optimiser, whose cost no batch changes, left out."""
-
-    models: tuple[str, ...] = ("patchnet", "resnet18")
-    """Networks of train.py."""
-    size: int = 96
-    """Height and width of a patch, pixels."""
-    out: Path | None = None
-    """Result file (JSON) to write."""
 
     def run(self) -> None:
         """Count, print and write."""

@@ -3,33 +3,20 @@
 import hashlib
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 
+from bench.options_more import FullSizeOptions
 from pipeline.dataset import LABELS_FILE, SAMPLE_FILE, SYNTHETIC_FILE, open_dataset
 from pipeline.errors import UserError
 from pipeline.settings import usable_cores
 from pipeline.synthetic import write_dataset
 
-KAGGLE_TRAIN, KAGGLE_TEST = 220_025, 57_458
 _FILES_A_TASK = 2_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class FullSize:
+class FullSize(FullSizeOptions):
     """Write a data set as large as Kaggle's: files of their own, so that reading them is as much work."""
-
-    out_dir: Path
-    """Folder to make."""
-    train: int = KAGGLE_TRAIN
-    """Labelled patches."""
-    test: int = KAGGLE_TEST
-    """Unlabelled patches."""
-    distinct: int = 4_000
-    """Patches to draw; the others repeat them under names of their own."""
-    workers: int = 0
-    """Processes; 0 takes every core."""
 
     def run(self) -> None:
         """Write them. Raises UserError where the disk refuses."""

@@ -22,8 +22,8 @@ from typing import Any, Literal
 
 import tyro
 
-from bench.full_size import KAGGLE_TEST, KAGGLE_TRAIN
 from bench.gpu_targets import summarise
+from bench.options import KAGGLE_TEST, KAGGLE_TRAIN
 from bench.results import environment, one_line
 from pipeline.command import run_command
 from pipeline.errors import UserError

@@ -17,6 +17,7 @@ from torch import nn
 from bench.common import BenchOptions, open_kind, print_table
 from bench.doctor import consult
 from bench.examine import Choice, Examiner, named
+from bench.options import InduceOptions
 from bench.sample import Sample
 from pipeline.dataset import COLUMNS, LABELS_FILE, PatchTable, open_dataset
 from pipeline.open import AnySource
@@ -30,18 +31,8 @@ TOLERANCE = 0.25
 NO_MODEL = "next to nothing"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Induce(BenchOptions):
+class Induce(InduceOptions, BenchOptions):
     """Slow training down in five ways, and hold the doctor's name for it and its prediction against the truth."""
-
-    batch_size: int = 64
-    """Patches a step."""
-    patches: int = 1024
-    """Patches that are written and measured, in files of the bench's own."""
-    seconds: float = 15.0
-    """Of each consultation."""
-    repeats: int = 3
-    """Rounds; everything that is compared takes its turn in each."""
 
     def run(self) -> None:
         """Measure, print and write."""

@@ -6,11 +6,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from bench.common import print_table
+from bench.options_more import JobOptions
 from bench.results import write_result
 from pipeline.errors import UserError
 from training.metrics import read_metrics
@@ -18,24 +18,8 @@ from training.metrics import read_metrics
 PROJECT = Path(__file__).resolve().parent.parent
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
+class Job(JobOptions):
     """Run train.py and predict.py --tta 8 as a user would, starts of the processes included."""
-
-    data_dir: Path
-    """Kaggle's folder or Kaggle's .zip."""
-    out: Path | None = None
-    """Result file (JSON) to write."""
-    preset: str = "kaggle"
-    """Of train.py."""
-    device: Literal["auto", "cuda", "cpu"] = "auto"
-    """Of both."""
-    options: str = ""
-    """More options for train.py in one text, such as "--epochs 1 --batch-size 64"."""
-    seeds: tuple[int, ...] = (0,)
-    """One run each."""
-    predict: bool = True
-    """Also predict the test patches; without it a run is train.py alone."""
 
     def run(self) -> None:
         """Run, print and write. Raises UserError where a program fails."""

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from bench import bounds
 from bench.ceilings import gather, open_read_close
 from bench.common import BenchOptions, make_loader, open_kind, print_table
 from bench.epochs import Epoch, prepare, stack_nhwc
+from bench.options import KINDS, LoaderBenchOptions
 from bench.peer_torch import BASELINE, PillowPatches, with_workers
 from bench.results import interleave, median_ratio, one_line, summary
 from bench.stages import measure_stages, show_stages
@@ -20,31 +21,16 @@ from pipeline.dataset import PatchTable
 from pipeline.errors import UserError
 from pipeline.loader import Loader
 from pipeline.open import AnySource
-from pipeline.settings import AUGMENTATIONS, SOURCES, InputSettings
+from pipeline.settings import AUGMENTATIONS, InputSettings
 from pipeline.sources import PackedSource
 from pipeline.stores import FolderStore
 
-KINDS = tuple(kind for kind in SOURCES if kind != "auto")
 PASS_THROUGH = "DALI pass-through"
 DEVICE_GATHER = "random gather in GPU memory"
 
 
-@dataclass(frozen=True)
-class LoaderBench(BenchOptions):
+class LoaderBench(LoaderBenchOptions, BenchOptions):
     """Measure the loader: each source with each augmentation, all ending in the same tensor on the device."""
-
-    sources: tuple[str, ...] = KINDS
-    """Sources to measure; one that does not apply gets one line."""
-    engines: tuple[Literal["auto", "dali", "triton"], ...] = ("auto",)
-    """Who augments, as in train.py; rows of any but auto name it."""
-    augment: tuple[str, ...] = tuple(AUGMENTATIONS)
-    """Augmentations: none delivers uint8, the others normalised floats."""
-    baseline: bool = True
-    """Also measure DataLoader + Pillow, which reads all patches in every round."""
-    stages: bool = False
-    """Measure each source stage by stage instead: read, decode, augment, normalise, hand-over."""
-    round_s: float = 2.0
-    """A round of a slow row takes fewer patches, so that it lasts about so long, seconds."""
 
     def run(self) -> None:
         """Measure, print and write. Raises UserError for unknown names, and where no source applies."""

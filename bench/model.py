@@ -7,14 +7,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import tyro
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from bench.common import BenchOptions, print_table
+from bench.options_more import ModelOptions
 from bench.results import interleave, one_line, summary
 from models.padding import accept_padding
 from pipeline.dataset import open_dataset
@@ -30,9 +30,6 @@ from training.step import TrainStep, random_batch
 
 LAYOUTS = {"channels-last": torch.channels_last, "NCHW": torch.contiguous_format}
 WAYS = ("forward", "training step")
-Mode = Literal[
-    "eager", "compiled", "default", "reduce-overhead", "max-autotune", "step-graph", "step-graph-compiled",
-]  # fmt: skip
 # Side of the square matrices whose product says what the machine's peak is.
 _MATMUL_SIZE = {"cuda": 8192, "cpu": 2048}
 _SCHEDULE_STEPS = 10_000_000
@@ -41,34 +38,8 @@ _WARMUP = 3
 _CLEAR_PEAK = "5"  # to /proc/self/clear_refs: forget the highest resident size so far
 
 
-@dataclass(frozen=True, kw_only=True)
-class Model(BenchOptions):
+class Model(ModelOptions, BenchOptions):
     """Time the network alone, over number formats, layouts, eager and compiled, and batch sizes."""
-
-    data_dir: Path | None = None
-    """Kaggle's folder or .zip: says the patches' size. The batches themselves are random numbers."""
-    size: int = 96
-    """Height and width of a patch, pixels, where there is no --data-dir."""
-    model: str = "patchnet"
-    """A network of train.py."""
-    precisions: tuple[Literal["bf16", "fp16", "fp32"], ...] = ("fp32", "bf16")
-    """Number formats; all but fp32 are autocast."""
-    batch_sizes: tuple[int, ...] = (64, 256)
-    """Patches a batch."""
-    layouts: tuple[Literal["channels-last", "NCHW"], ...] = tuple(LAYOUTS)
-    """Memory formats."""
-    modes: tuple[Mode, ...] = ("eager", "compiled")
-    """Without torch.compile; with train.py's --compile; with one of its modes by name; or with --step-graph, without
-    --compile and with it."""
-    channels: tuple[Literal[3, 4, 8], ...] = (3,)
-    """Of the batches: those behind the third are zeros, for tensor cores."""
-    seconds: float = 1.0
-    """Of each measurement, at least; three calls at least."""
-    repeats: int = 3
-    """Rounds; every combination takes its turn in each."""
-    batch_size: tyro.conf.Suppress[int] = 0
-    workers: tyro.conf.Suppress[int] = 0
-    patches: tyro.conf.Suppress[int] = 0
 
     def run(self) -> None:
         """Measure, print and write. A combination that fails gets one line."""
@@ -137,7 +108,7 @@ class Combination:
     layout: str
     """A name of ``LAYOUTS``."""
     mode: str
-    """A ``Mode``."""
+    """A ``bench.options_more.Mode``."""
     batch_size: int
     """Patches a batch."""
     channels: int = 3

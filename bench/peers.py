@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from bench.common import BenchOptions, print_table
+from bench.options import PeersOptions
 from bench.peer_formats import FFCV_AUGMENTED, FFCV_RAW, FORMATS
 from bench.peer_kinds import AUGMENTED, CEILING, PIXELS, Feed, Given, Peer, first_epoch
 from bench.peer_ours import OURS, PASS_THROUGH, RANDOM_GATHER, ceilings
@@ -30,14 +31,8 @@ REFERENCES: Mapping[str, Sequence[str]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Peers(BenchOptions):
+class Peers(PeersOptions, BenchOptions):
     """Compare the loader's sources with other ways of loading. What is not installed is listed as such."""
-
-    seconds: float = 0.5
-    """A turn is as many epochs as last so long."""
-    slow_patches: int = 2048
-    """At most so many patches a round for torchvision's transforms, which take a millisecond or more for each."""
 
     def run(self) -> None:
         """Measure, print and write. Raises UserError where the pixels differ."""

@@ -1,13 +1,11 @@
 """python -m bench plot: pictures of result files."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from matplotlib.figure import Figure
 
+from bench.options_more import PlotOptions
 from bench.plots import draw_ceilings, draw_end_to_end, draw_ladder, draw_scaling
 from bench.results import Result, one_line, read_result
 from pipeline.errors import UserError
@@ -23,14 +21,8 @@ PICTURES: dict[str, Callable[[Result], Figure]] = {
 }
 
 
-@dataclass(frozen=True)
-class Plot:
+class Plot(PlotOptions):
     """Draw what result files hold; one that cannot be read gets one line, and the rest is still drawn."""
-
-    results: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Result files, or folders of them."""
-    out_dir: Path | None = None
-    """Folder for the PNG files; where each result lies if not given."""
 
     def run(self) -> None:
         """Draw them. Raises UserError where nothing could be drawn."""

@@ -11,8 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
 from pipeline.settings import usable_cores
@@ -42,6 +40,8 @@ def interleave(
         name -> its figures, one a round; without the names that failed.
     """
     figures: dict[str, list[float]] = {name: [] for name in measures}
+    from tqdm import tqdm
+
     with tqdm(total=repeats * len(measures), desc=title or "measuring", leave=False, disable=None) as bar:
         for _ in range(repeats):
             for name in list(figures):

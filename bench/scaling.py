@@ -8,18 +8,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from bench.common import BenchOptions, print_table
+from bench.options import ScalingOptions
 from bench.results import one_line, summary
 from bench.scaling_data import generate, write_many
 from pipeline.errors import UserError
 
-KAGGLE_PATCHES = 220_025
 # What the project promises: anonymous memory above the imported libraries, and opening the full set on two cores.
 LIMIT_MB, LIMIT_BYTES_A_PATCH = 300, 1000
 LIMIT_OPEN_S = 15
@@ -30,18 +29,8 @@ _POLL_S = 0.02
 _CHILD_LIMIT_S = 600
 
 
-@dataclass(frozen=True)
-class Scaling(BenchOptions):
+class Scaling(ScalingOptions, BenchOptions):
     """Measure cost against size; each point is a process of its own, so that its memory is its own."""
-
-    data_dir: Path | None = None
-    """Patches to repeat; without it some hundred are generated."""
-    sizes: tuple[int, ...] = (1_000, 4_000, 16_000, 64_000, KAGGLE_PATCHES)
-    """Numbers of patches."""
-    sources: tuple[str, ...] = ("tiff", "strip", "packed")
-    """One line each."""
-    repeats: int = 3
-    """Epochs after the first one of a point."""
 
     def run(self) -> None:
         """Measure, print and write. Raises UserError where the disk has no room."""

@@ -2,23 +2,16 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from bench.common import BenchOptions, print_table
-from bench.full_size import KAGGLE_TRAIN
+from bench.options import KAGGLE_TRAIN, StagingOptions
 from bench.results import interleave, summary
 from pipeline.settings import usable_cores
 from pipeline.staging import UncheckedStrips, stage
 
 
-@dataclass(frozen=True, kw_only=True)
-class Staging(BenchOptions):
+class Staging(StagingOptions, BenchOptions):
     """Time the one pass from image files to one tensor on the device, over numbers of reading threads."""
-
-    threads: tuple[int, ...] = ()
-    """Numbers of reading threads; none: 1, 2, 4 … up to every core."""
-    repeats: int = 3
-    """Rounds, after one that fills the page cache."""
 
     def run(self) -> None:
         """Measure, print and write. Raises UserError where a file cannot be sliced."""

@@ -2,20 +2,19 @@
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from bench.common import print_table
+from bench.options_more import ProfileOptions
 from bench.results import write_result
 from models.names import LEAST_SIDE
 from pipeline.errors import UserError
 from training.build import build_model
-from training.config import CompileMode, ModelSettings, OptimSettings
+from training.config import ModelSettings, OptimSettings
 from training.device import choose_device, choose_precision, prepare_backends
 from training.step import TrainStep, random_batch
 
@@ -24,32 +23,8 @@ _SCHEDULE_STEPS = 10_000_000
 _WARMUP = 5
 
 
-@dataclass(frozen=True, kw_only=True)
-class Profile:
+class Profile(ProfileOptions):
     """Profile train.py's step on random batches with torch's profiler, and list what takes longest."""
-
-    model: str = "patchnet"
-    """A network of train.py."""
-    batch_size: int = 64
-    """Patches a step."""
-    size: int = 96
-    """Height and width of a patch, pixels."""
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """As train.py's."""
-    mode: Literal["eager"] | CompileMode = "eager"
-    """Without torch.compile, or its mode."""
-    step_graph: bool = False
-    """With train.py's --step-graph."""
-    device: Literal["auto", "cuda", "cpu"] = "auto"
-    """auto takes the GPU, and stops when there is one that cannot be used."""
-    steps: int = 5
-    """Steps to profile."""
-    top: int = 15
-    """Rows to print; the file has all."""
-    trace: Path | None = None
-    """Also write the time line, for chrome://tracing or ui.perfetto.dev."""
-    out: Path | None = None
-    """Result file (JSON) to write."""
 
     def run(self) -> None:
         """Profile, print and write. Raises UserError for numbers that profile nothing."""

@@ -4,15 +4,16 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from bench.common import BenchOptions, print_table
+from bench.options import TrainOptions
 from bench.rates import Rate, in_turns
 from bench.results import summary
 from bench.run_parts import RunParts, RunSetup
@@ -32,32 +33,8 @@ AUGMENTS = ("light", "standard", "heavy")
 _LADDER_STEPS = 40
 
 
-@dataclass(frozen=True, kw_only=True)
-class Train(BenchOptions):
+class Train(TrainOptions, BenchOptions):
     """Train for some epochs, and measure the loader and the training step alone in between."""
-
-    model: str = "patchnet"
-    """A network of train.py."""
-    balance: bool = False
-    """Take the small network and the augmentation whose speeds alone are nearest: there every clumsiness shows."""
-    augment: Literal["none", "light", "standard", "heavy"] = "light"
-    """As in train.py."""
-    source: Literal["auto", "tiff", "strip", "packed", "resident"] | None = None
-    """As in train.py."""
-    engine: Literal["auto", "dali", "triton"] | None = None
-    """As in train.py."""
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """As in train.py."""
-    compile: bool = False
-    """As in train.py."""
-    step_graph: bool = False
-    """As in train.py."""
-    pad_channels: Literal[3, 4, 8] = 3
-    """As in train.py."""
-    batch_size: int = 64
-    """Patches a step."""
-    patches: int = 3200
-    """At most so many patches an epoch."""
 
     def run(self) -> None:
         """Measure, print and write. Raises UserError where train.py does."""

@@ -8,9 +8,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import nn
 from bench.bounds import thread_counts
 from bench.common import BenchOptions, make_loader, print_table
 from bench.examine import Choice, Examiner, named
+from bench.options import TuneOptions
 from bench.rates import Rate, Watched, in_turns
 from bench.results import median_ratio, summary
 from bench.sample import Sample
@@ -38,22 +39,8 @@ _SHARES = {"source": 0.2, "workers": 0.15, "fine": 0.3, "final": 0.15, "predict"
 _PREDICT_BATCHES = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tune(BenchOptions):
+class Tune(TuneOptions, BenchOptions):
     """Search source, workers, prefetch, chunk and queue, and write the fastest to tuned.json in --cache-dir."""
-
-    augment: Literal["none", "light", "standard", "heavy"] = "light"
-    """As in train.py: what the batches are tuned for."""
-    model: str = "patchnet"
-    """The network whose predictions the batch size of predict.py is tuned for."""
-    batch_size: int = 64
-    """Patches a step, as in train.py."""
-    patches: int = 4096
-    """Size of the sample that is measured."""
-    seconds: float = 60.0
-    """How long to measure while searching, beside opening, packing and compiling."""
-    repeats: int = 3
-    """Rounds; everything that is compared takes its turn in each."""
 
     def run(self) -> None:
         """Search, say what was found and why, and write it. Raises UserError where train.py does."""

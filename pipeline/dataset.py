@@ -61,6 +61,9 @@ class PatchTable:
     validation: np.ndarray | None = None
     """[N] bool, whether the data set itself keeps the patch for validation; None where it has no split of its own."""
 
+    drawn_from: "PatchTable | None" = None
+    """The whole split, where --limit has drawn these patches from it: a packed file of it serves them too."""
+
     def __len__(self) -> int:
         return len(self.ids)
 

@@ -13,7 +13,7 @@ def limited(table: PatchTable, limit: int, seed: int) -> PatchTable:
     """At most ``limit`` patches of a labelled table, in its order; 0, or as many as there are, leaves it as it is."""
     if not 0 < limit < len(table):
         return table
-    return table.take(draw(table.labels, limit, seed))
+    return replace(table.take(draw(table.labels, limit, seed)), drawn_from=table)
 
 
 def draw(labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
@@ -38,4 +38,4 @@ def limited_again(table: PatchTable, split: Path) -> PatchTable:
     kept = set(split_ids(split))
     rows = np.flatnonzero([identifier in kept for identifier in table.ids.tolist()])
     lost = {identifier: reason for identifier, reason in table.left_out.items() if identifier in kept}
-    return replace(table.take(rows), left_out=lost)
+    return replace(table.take(rows), left_out=lost, drawn_from=table)

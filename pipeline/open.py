@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from pipeline.dataset import PatchTable
@@ -112,14 +113,42 @@ class _Opener:
             self._path, self._table, self._fingerprint, threads=self._settings.threads, progress=self._progress
         )
 
+    def _existing(self) -> PackedSource | None:
+        """The split's packed file, or that of the whole from which it was drawn; None where there is neither."""
+        pack = self._existing_pack()
+        return self._use(pack) if pack is not None else self._of_more()
+
+    def _of_more(self) -> PackedSource | None:
+        """What was drawn by --limit, read from a packed file that holds more patches of the same files."""
+        table, whole = self._table, self._table.drawn_from
+        if whole is None or isinstance(table.store, PackedStore):
+            return None
+        row_of = {identifier: row for row, identifier in enumerate(whole.ids.tolist())}
+        for path in sorted(self._cache_dir.glob(pack_path(Path(), table, "*").name)):
+            try:
+                pack = PackFile(path)
+                place_of = {identifier: place for place, identifier in enumerate(pack.ids)}
+                if not (place_of.keys() >= set(table.ids.tolist()) and row_of.keys() >= place_of.keys()):
+                    continue
+                packed = np.array([row_of[identifier] for identifier in pack.ids])
+                if whole.store.take(packed).fingerprint() != pack.header.fingerprint:
+                    continue  # made from other files
+            except UserError:  # no packed file, or a file that it was made from is gone
+                continue
+            rows = np.array([place_of[identifier] for identifier in table.ids.tolist()])
+            pack.require_undamaged(threads=self._settings.threads, rows=rows.tolist(), progress=self._progress)
+            self._ids_verified = pack.header.ids_verified
+            return PackedSource(pack, rows)
+        return None
+
     def for_kind(self, kind: str) -> tuple[PixelSource | TiffSource, str]:
         """The source and why it was picked."""
         in_folder = isinstance(self._table.store, FolderStore)
         if kind == "packed" or (kind == "auto" and not in_folder):
             why = "HDF5 files are" if isinstance(self._table.store, PackedStore) else "a .zip is"
             return self.packed(), "asked for" if kind == "packed" else f"{why} packed once, then read from there"
-        if kind == "auto" and (pack := self._existing_pack()) is not None:
-            return self._use(pack), f"found {self._path}"
+        if kind == "auto" and (source := self._existing()) is not None:
+            return source, f"found {source.pack.path}"
         if kind == "strip" and not in_folder:
             raise UserError(
                 f"source strip: expected a folder of image files, found the "
@@ -188,10 +217,9 @@ class _Opener:
 
     def _to_stage(self) -> tuple[PixelSource | None, str]:
         """What can be staged without a look at every file before: a packed file, or files like the first one."""
-        if (pack := self._existing_pack()) is not None:
-            source = self._use(pack)
+        if (source := self._existing()) is not None:
             self.verify(source)
-            return source, f"{self._path}"
+            return source, f"{source.pack.path}"
         if self._verify_ids:
             return None, ""
         try:
@@ -218,7 +246,9 @@ class _Opener:
     def packed(self) -> PackedSource:
         """The split's packed file, made if need be."""
         if isinstance(self._table.store, PackedStore):
-            return self._use(self._existing_pack())
+            return self._existing()
+        if not self._path.exists() and (source := self._of_more()) is not None:
+            return source
         return self._use(
             make_pack(
                 self._table, self._path, self._fingerprint, threads=self._settings.threads,

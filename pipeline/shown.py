@@ -5,8 +5,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
+if TYPE_CHECKING:  # a quarter of a second that no mistake in a command line is worth
+    from tqdm import tqdm
 
 # Without a terminal. Notebooks and Kaggle's logs keep every line.
 EVERY_S = 30.0
@@ -47,7 +49,7 @@ class _Hidden(Bar):
 def progress(
     title: str, total: int, unit: str, *, done: int = 0, shown: bool = True,
     more: Callable[[float], str] | None = None,
-) -> Iterator[Bar | tqdm]:  # fmt: skip
+) -> Iterator["Bar | tqdm"]:  # fmt: skip
     """Show how far the block is: tell what this gives by ``update(count)``.
 
     Args:
@@ -59,6 +61,8 @@ def progress(
         more: of a line: given the seconds left, what follows the count; else rate and time left.
     """
     if shown and sys.stderr.isatty():
+        from tqdm import tqdm
+
         with tqdm(
             total=total, initial=done, desc=title, unit=f" {unit}", unit_scale=unit == "bytes", leave=False
         ) as bar:
@@ -89,6 +93,8 @@ def _tick(title: str, ended: Event) -> None:
         while not ended.wait(EVERY_S):
             print(f"{title}: {duration(time.monotonic() - began)} so far", file=sys.stderr, flush=True)
     elif not ended.wait(_SOON_S):
+        from tqdm import tqdm
+
         with tqdm(bar_format="{desc} … {elapsed}", desc=title, leave=False) as bar:
             while not ended.wait(_SOON_S):
                 bar.refresh()

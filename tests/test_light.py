@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from bench.commands import COMMANDS
+
 PROJECT = Path(__file__).resolve().parent.parent
 # Each takes 0.1 to 3 s.
 HEAVY = {
-    "torch", "torchvision", "sklearn", "scipy", "matplotlib", "jinja2", "nvidia", "numba", "PIL", "safetensors",
+    "torch", "torchvision", "sklearn", "scipy", "matplotlib", "jinja2", "nvidia", "numba", "PIL", "safetensors", "tqdm",
 }  # fmt: skip
 # What a table is read with, once the command line is right.
 READS_TABLES = {"numpy"}
@@ -36,7 +38,7 @@ def imported(*words: str) -> tuple[int, set[str], str]:
     [
         ["train.py"], ["predict.py"], ["explore.py"], ["-m", "report"], ["-m", "pipeline"], ["-m", "pipeline", "pack"],
         ["-m", "pipeline", "synth"], ["-m", "pipeline", "check-submission"], ["-m", "bench"],
-        ["-m", "models", "export"],
+        ["-m", "models", "export"], *(["-m", "bench", name] for name in COMMANDS), ["-m", "bench.gpu_check"],
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -70,6 +72,12 @@ def test_help_imports_nothing_heavy(program: list[str]) -> None:
         ("-m pipeline", "pack"),
         ("-m pipeline pack --data-dir D --workers many", "many"),
         ("-m bench doktor", "doktor"),
+        ("-m bench doctor --data-dir nowhere", "--data-dir nowhere: expected Kaggle's folder or .zip"),
+        ("-m bench loader --data-dir tests --repeats 0", "--repeats 0"),
+        ("-m bench tune --data-dir tests --seconds soon", "soon"),
+        ("-m bench model --batch-sizes 0", "--batch-sizes 0: expected at least 1"),
+        ("-m bench plot nowhere", "nowhere: expected a result file"),
+        ("-m bench job --data-dir nowhere", "--data-dir nowhere"),
         ("-m models export runs/nowhere --out n.onnx", "runs/nowhere: expected the folder of a run, found nothing"),
         ("-m models export tests --out n.onnx --temperature 0", "--temperature 0"),
         ("-m models export tests --out tests", "found a folder or device"),

@@ -1,6 +1,7 @@
 """--limit: which patches a short run takes notice of, and that it stays with them."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,10 +14,14 @@ from training_cases import (
 )
 
 import train
+from pipeline.dataset import open_dataset
+from pipeline.errors import UserError
 from pipeline.files import write_csv
-from pipeline.limit import draw
+from pipeline.limit import draw, limited
+from pipeline.open import open_source
 from pipeline.pack import SUFFIX
 from pipeline.packfile import PackFile
+from pipeline.settings import InputSettings
 from pipeline.split import read_split
 from training.run_folder import RunFolder
 
@@ -39,6 +44,51 @@ def test_limited_run_on_a_zip_packs_what_it_drew_and_no_more(tmp_path: Path):
     packs = [PackFile(path) for path in (tmp_path / "cache").glob(f"*{SUFFIX}")]
     assert [len(pack.ids) for pack in packs] == [100], "training and the report read the same hundred"
     assert "cannot be shown" not in (folder.path / "report.html").read_text()
+
+
+def test_limited_runs_read_the_whole_pack_where_there_is_one(tmp_path: Path, capsys):
+    """Of a .zip and of a folder, by whichever seed; what they learn is what they would have learned without it."""
+    data = write_small_dataset(tmp_path / "small")
+    archive = Path(shutil.make_archive(str(tmp_path / "small"), "zip", data))
+    more = ("--limit", "100", "--epochs", "1")
+    train.train(smoke_args(data, tmp_path / "alone" / "run", *more))
+    for source in (archive, data):
+        inputs = InputSettings(source="packed")
+        open_source(open_dataset(source).require_train(), inputs, device="cpu", cache_dir=tmp_path / "cache")
+    packs = {path.name for path in (tmp_path / "cache").glob(f"*{SUFFIX}")}
+    for name, source, extra in (
+        ("zip", archive, ()), ("folder", data, ()), ("asked", data, ("--source", "packed")),
+        ("staged", archive, ("--source", "resident")), ("other", archive, ("--seed", "5")),
+    ):  # fmt: skip
+        capsys.readouterr()
+        train.train(smoke_args(source, tmp_path / name, *more, *extra))
+        assert name != "folder" or "train: source packed (found" in capsys.readouterr().out
+        assert "cannot be shown" not in (tmp_path / name / "report.html").read_text()
+        same = RunFolder(tmp_path / "alone" / "run").best.read_bytes() == RunFolder(tmp_path / name).best.read_bytes()
+        assert same == (name != "other")
+    assert {path.name for path in (tmp_path / "cache").glob(f"*{SUFFIX}")} == packs
+
+
+def test_a_whole_pack_that_is_damaged_or_of_other_files_is_not_read_for_a_part(tmp_path: Path):
+    data = write_small_dataset(tmp_path / "small")
+    cache, inputs = tmp_path / "cache", InputSettings(source="packed")
+    table = open_dataset(data).require_train()
+    open_source(table, inputs, device="cpu", cache_dir=cache)
+    (path,) = cache.glob(f"*{SUFFIX}")
+    drawn = limited(table, 100, 0)
+    whole = open_source(drawn, inputs, device="cpu", cache_dir=cache)
+    assert whole.pack.path == path and len(whole) == 100
+    content = bytearray(path.read_bytes())
+    row = int(np.flatnonzero(table.ids == drawn.ids[7])[0])
+    content[4096 + row * 32 * 32 * 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="do not match their checksums"):
+        open_source(drawn, inputs, device="cpu", cache_dir=cache)
+    content[4096 + row * 32 * 32 * 3] ^= 1
+    path.write_bytes(content)
+    os.utime(table.store.name(0), ns=(0, 0))  # as if it had been replaced
+    part = open_source(limited(open_dataset(data).require_train(), 100, 0), inputs, device="cpu", cache_dir=cache)
+    assert part.pack.path != path and len(part.pack.ids) == 100
 
 
 def ids_of(folder: RunFolder) -> set[str]:
