@@ -3,7 +3,6 @@
 python explore.py --data-dir DIR_OR_ZIP --out explore
 """
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from leaving import leave
 from pipeline.command import run_command
 from pipeline.errors import UserError, listed
 from pipeline.files import require_writable
@@ -151,4 +151,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -5,7 +5,6 @@ python predict.py --run runs/A --run runs/B --tta 8 ...        averages networks
 python predict.py --run runs/NAME --data-dir ... --evaluate    scores labelled patches it was not trained on
 """
 
-import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from leaving import leave
 from pipeline.command import run_command
 from pipeline.errors import UserError
 from pipeline.files import replaceable, require_writable
@@ -210,4 +210,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

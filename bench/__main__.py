@@ -7,6 +7,7 @@ from typing import Any
 
 import streams
 from bench.commands import COMMANDS
+from leaving import leave
 
 
 def describe() -> str:
@@ -63,4 +64,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -25,6 +25,7 @@ import tyro
 from bench.gpu_targets import summarise
 from bench.options import KAGGLE_TEST, KAGGLE_TRAIN
 from bench.results import environment, one_line
+from leaving import leave
 from pipeline.command import run_command
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json, write_text
@@ -281,4 +282,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -9,6 +9,7 @@ import numpy as np
 
 from bench.common import make_loader
 from bench.scaling import anonymous_bytes
+from leaving import leave
 from pipeline.dataset import open_dataset
 from pipeline.errors import UserError
 from pipeline.open import open_source
@@ -66,4 +67,4 @@ def _open(folder: str, settings: InputSettings, device, cache_dir: Path):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

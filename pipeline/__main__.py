@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from leaving import leave
 from pipeline.command import run_command
 from pipeline.errors import UserError
 from pipeline.files import replaceable, require_writable, write_csv
@@ -225,4 +226,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

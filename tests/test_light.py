@@ -12,6 +12,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 # Each takes 0.1 to 3 s.
 HEAVY = {
     "torch", "torchvision", "sklearn", "scipy", "matplotlib", "jinja2", "nvidia", "numba", "PIL", "safetensors", "tqdm",
+    "pandas",
 }  # fmt: skip
 # What a table is read with, once the command line is right.
 READS_TABLES = {"numpy"}
