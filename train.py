@@ -45,12 +45,9 @@ def train(argv: Sequence[str]) -> None:
 
 def finish(config: TrainConfig, folder: RunFolder, run: "Learned") -> None:
     """Say what came out and where it is; predict the test patches if asked to; then draw the plots and the report."""
-    from training.device import slow_bf16
-    from training.diagnose import BF16, COMPILE, diagnose
+    from training.diagnose import diagnose
 
-    tried = [COMPILE] * config.optim.compile
-    tried += [BF16] * (run.step.precision.name != "fp32" or slow_bf16(run.step.device))
-    print(diagnose(run.progress.history, run.inputs.train, tried))
+    print(diagnose(run.progress.history, run.inputs.train, run.contention))
     # Before the report: where the disk is full by now, the weights are what matters.
     where = f"in {folder.best}" if folder.best.exists() else f"; its weights are gone: there is no {folder.best}"
     print(

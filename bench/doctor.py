@@ -1,6 +1,7 @@
 """Half a minute on the user's own data and machine: what bounds training, what to change, and what that would give."""
 
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from bench.rates import Rate, pooled
 from bench.results import median_ratio
 from bench.sample import Sample
 from pipeline.settings import AUGMENTATIONS, usable_cores
+from training.contention import CoreWatch
 from training.diagnose import (
     AUGMENTATION,
     DECODE,
@@ -22,12 +24,13 @@ from training.diagnose import (
     NORMALISATION,
     OPENS,
     WORKERS,
-    remedy,
 )  # fmt: skip
 from training.tuned import Origin, input_settings
 
 # Below this a change is not worth saying.
 WORTHWHILE = 1.05
+# So many times --seconds may be gone before changes are tried.
+_OVERTIME = 1.2
 # A disk or a network that answers late can serve many at once.
 _MANY_READERS = 4
 _MOST_CHANGES = 2
@@ -82,14 +85,25 @@ def consult(
     examiner: Examiner, choice: Choice, *, seconds: float, rounds: int, apply_and_check: bool
 ) -> dict[str, Any]:
     """Examine, say what was found and what to change, check it if asked to; returns the result's row."""
+    began, cores = time.monotonic(), CoreWatch()
     found = examiner.examine(choice, seconds=0.7 * seconds, rounds=rounds)
+    contention = cores.found()
     for line in explain(found):
         print(line)
+    if contention is not None and contention.noticeable:
+        print(f"meanwhile {contention.describe()}: alone on the machine all of this is faster")
+    row = describe(found, [])
+    if time.monotonic() - began > _OVERTIME * seconds:
+        # A step of a large network on a busy processor: changes are measured, or there is no word of them.
+        print(f"no change was tried: the {seconds:g} s were over; give more --seconds")
+        return row
     advice = advise(examiner, found, seconds=0.3 * seconds, rounds=rounds)
     if not advice:
         tried = [change.flags for change in changes_for(found, on_gpu=examiner.device.type == "cuda")]
-        what = f"Tried: {', '.join(tried)}; not one" if tried else "There is no setting to try that"
-        print(f"{what} gives {WORTHWHILE - 1:.0%}. In general: {remedy(found.bound, tried)}.")
+        if tried:
+            print(f"tried: {', '.join(tried)}; none of them gives {WORTHWHILE - 1:.0%}")
+        else:
+            print(f"there is no setting to try against that bound, {found.bound}")
     for each in advice:
         print(f"change {each.describe()}")
     row = describe(found, advice)
@@ -107,7 +121,7 @@ def explain(found: Found) -> list[str]:
         f"a training step of {size} patches takes {1e3 * size * whole.image_s:.1f} ms ({whole.images_per_s:,.0f}"
         f" images/s); {whole.wait:.0%} of it is spent waiting for data (first steps excluded)"
     )
-    rows = [("the model alone", found.model.image_s), (f"the loader alone ({found.source})", found.loader.image_s)]
+    rows = [("the model alone", found.model.image_s), (f"the loader alone ({found.source})", found.loader_s)]
     rows += [(f"  {name}", seconds) for name, seconds in found.parts.items() if seconds > 0]
     print_table(["for a step", "ms"], [[name, f"{1e3 * size * seconds:.2f}"] for name, seconds in rows])
     best_s = max(found.model.image_s, found.model.image_core_s / usable_cores())

@@ -27,8 +27,10 @@ from training.config import ModelSettings, OptimSettings
 from training.device import choose_precision
 from training.diagnose import AUGMENTATION, DECODE, DISK, HAND_OVER, NORMALISATION, OPENS, bound_by
 
-# Batches of the first look, whose figures only say how long the real measurements should be.
-_PROBE_BATCHES = 5
+# Of the first look, whose figures only say how long the real measurements should be. The first step is not timed.
+_PROBE_BATCHES, _PROBE_STEPS = 5, 2
+# A network on a busy processor takes seconds for a step.
+_SLOW_STEP_S = 0.25
 # Two thirds of a short epoch are left out, see Watched. Steps of large networks take a second and need no stock.
 _MIN_BATCHES, _MIN_STEPS, _MAX_BATCHES = 12, 5, 600
 
@@ -70,12 +72,14 @@ class Found:
     """Cores that the loader was not given."""
 
     @property
+    def loader_s(self) -> float:
+        """Seconds an image of the loader alone; a disk that is read anew is not in the loader's own rate."""
+        return max(self.loader.image_s, sum(self.parts.values()))
+
+    @property
     def bound(self) -> str:
-        """What bounds training: one of ``training.diagnose.REMEDIES``."""
-        loader_s = max(
-            self.loader.image_s, self.parts.get(DISK, 0.0)
-        )  # a disk that is read anew is not in the loader's rate
-        return bound_by(loader_s, self.model.image_s, self.parts, self.idle_cores)
+        """What bounds training: one of ``training.diagnose.BOUNDS``."""
+        return bound_by(self.loader_s, self.model.image_s, self.parts, self.idle_cores)
 
 
 def step_s(loader: Rate, model: Rate, cores: int) -> float:
@@ -120,7 +124,7 @@ class Examiner:
                 files = [opened.table.store.name(row) for row in opened.rows.tolist()]
                 opens = opening(files, choice.settings.threads)
                 ways["opens"] = lambda: rate_of(opens())
-            rates = {name: pooled(found) for name, found in in_turns(ways, rounds, "examining").items()}
+            rates = {name: pooled(found) for name, found in in_turns(ways, rounds, "examining", seconds).items()}
         return Found(
             choice=choice, source=opened.source.kind, loader=rates["loader"], model=rates["model"],
             together=rates["together"],
@@ -144,7 +148,7 @@ class Examiner:
                     failed[name] = one_line(error)
                 else:
                     ways |= {f"{half} {name}": own[half] for half in ("loader", "model")}
-            rates = {name: pooled(found) for name, found in in_turns(ways, rounds, "what else").items()}
+            rates = {name: pooled(found) for name, found in in_turns(ways, rounds, "what else", seconds).items()}
         return {name: (rates[f"loader {name}"], rates[f"model {name}"]) for name in choices if name not in failed}
 
     def together(self, choices: Mapping[str, Choice], *, seconds: float, rounds: int) -> dict[str, list[Rate]]:
@@ -154,7 +158,7 @@ class Examiner:
                 name: self._halves(choice, 2 * seconds / rounds / len(choices), stack)["together"]
                 for name, choice in choices.items()
             }
-            return in_turns(ways, rounds, "checking")
+            return in_turns(ways, rounds, "checking", 2 * seconds)
 
     def loaders(
         self, choices: Mapping[str, Choice], failed: MutableMapping[str, str], *, seconds: float, rounds: int
@@ -167,20 +171,23 @@ class Examiner:
                     ways[name], _ = self._loader_way(choice, seconds / rounds / len(choices), stack)
                 except UserError as error:
                     failed[name] = one_line(error)
-            return in_turns(ways, rounds, "loaders")
+            return in_turns(ways, rounds, "loaders", seconds)
 
     def _halves(self, choice: Choice, seconds: float, stack: ExitStack) -> dict[str, Callable[[], Rate]]:
         """Ways to measure loader, model and both together, which all take about half of ``seconds``."""
         size = choice.batch_size
         loader_way, loader = self._loader_way(choice, 0.15 * seconds, stack)
         with closing(self._parts(choice, _MIN_STEPS)) as probe:
-            model = probe.model_alone(3)
-        least = _MIN_STEPS if model.image_s > loader.image_s else _MIN_BATCHES
+            model = probe.model_alone(_PROBE_STEPS)
+        slow = model.image_s * size > max(_SLOW_STEP_S, 0.25 * seconds)
+        least = _PROBE_STEPS + 1 if slow else _MIN_STEPS if model.image_s > loader.image_s else _MIN_BATCHES
         batches = batches_in(0.2 * seconds, step_s(loader, model, usable_cores()), size, least)
         both = stack.enter_context(closing(self._parts(choice, batches)))
         both.loader_alone()  # builds DALI's graph
         steps = batches_in(0.15 * seconds, model.image_s, size, _MIN_STEPS)
-        return {"loader": loader_way, "model": lambda: both.model_alone(steps), "together": both.together}
+        # Of a step that takes a large part of the time there is, the first look has to do.
+        model_way = (lambda: model) if slow else (lambda: both.model_alone(steps))
+        return {"loader": loader_way, "model": model_way, "together": both.together}
 
     def _stages(self, choice: Choice, seconds: float, stack: ExitStack) -> dict[str, Callable[[], Rate]]:
         """Ways to measure the loader without augmentation, with and without normalisation."""
@@ -261,7 +268,11 @@ def loader_parts(kind: str, rates: Mapping[str, Rate], first_read_per_s: float, 
         first_read_per_s: images/s of reading the sample for the first time.
         fits: whether the whole data set fits into memory, so that only the first epoch reads the disk.
     """
-    read_s, plain_s, normalised_s = (rates[name].image_s for name in ("read", "plain", "normalised"))
+    # Each was measured by itself: one that took longer than what contains it, as on a busy machine, is no more than it.
+    loader_s = rates["loader"].image_s
+    normalised_s = min(rates["normalised"].image_s, loader_s)
+    plain_s = min(rates["plain"].image_s, normalised_s)
+    read_s = min(rates["read"].image_s, plain_s)
     opens_s = min(rates["opens"].image_s, read_s) if "opens" in rates else 0.0
     disk_s = read_s - opens_s
     handed_s = plain_s - read_s
@@ -274,6 +285,6 @@ def loader_parts(kind: str, rates: Mapping[str, Rate], first_read_per_s: float, 
         DISK: disk_s,
         DECODE if kind == "tiff" else HAND_OVER: handed_s,
         NORMALISATION: normalised_s - plain_s,
-        AUGMENTATION: rates["loader"].image_s - normalised_s,
+        AUGMENTATION: loader_s - normalised_s,
     }
     return {name: max(0.0, seconds) for name, seconds in parts.items()}

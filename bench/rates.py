@@ -51,8 +51,10 @@ def pooled(rates: Iterable[Rate]) -> Rate:
     return Rate(*(sum(column) for column in zip(*parts, strict=True)))
 
 
-def in_turns(ways: Mapping[str, Callable[[], Rate]], rounds: int, title: str = "") -> dict[str, list[Rate]]:
-    """Measure each way ``rounds`` times, in turns: name -> its rates."""
+def in_turns(
+    ways: Mapping[str, Callable[[], Rate]], rounds: int, title: str = "", limit_s: float = float("inf")
+) -> dict[str, list[Rate]]:  # fmt: skip
+    """Measure each way ``rounds`` times, in turns: name -> its rates; less often, but once, to end by ``limit_s``."""
     rates: dict[str, list[Rate]] = {name: [] for name in ways}
 
     def kept(name: str) -> Callable[[], float]:
@@ -62,7 +64,12 @@ def in_turns(ways: Mapping[str, Callable[[], Rate]], rounds: int, title: str = "
 
         return measure
 
-    interleave({name: kept(name) for name in ways}, rounds, title=title)
+    began = perf_counter()
+    for done in range(1, rounds + 1):
+        interleave({name: kept(name) for name in ways}, 1, title=f"{title} ({done} of {rounds})")
+        seconds = perf_counter() - began
+        if seconds + seconds / done > limit_s:
+            break
     return rates
 
 

@@ -182,11 +182,6 @@ def describe_device(device: "torch.device") -> str:
     return f"{cpu_model()}, {threads} thread{'s' * (threads > 1)}"
 
 
-def slow_bf16(device: "torch.device") -> bool:
-    """Whether bf16 is the slower format: on a processor that only converts it, or does not know it at all."""
-    return device.type == "cpu" and not {"amx_bf16", "bf16"} & set(cpu_features())
-
-
 def cpu_features() -> list[str]:
     """Those instruction sets of the processor that decide how fast a network runs on it, as Linux calls them."""
     with contextlib.suppress(OSError, StopIteration):

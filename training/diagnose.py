@@ -1,27 +1,18 @@
 """What bounds training: the names, the rule that picks one, and the line that train.py ends with."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from training.contention import Contention
 from training.metrics import EpochMetrics
 
 MODEL, WORKERS = "the model", "too few workers"
 DISK, OPENS, DECODE = "the disk", "file opens", "decoding"
 AUGMENTATION, NORMALISATION, HAND_OVER = "augmentation", "normalisation", "the hand-over to the step"
-# What may help against each, in plain words; `python -m bench doctor` measures it.
-REMEDIES: Mapping[str, str] = {
-    MODEL: "a faster input path would not help",
-    WORKERS: "give more --workers: 0 takes every core",
-    DISK: "put --cache-dir on a faster disk and use --source packed",
-    OPENS: "--source packed opens one file instead of one for each patch",
-    DECODE: "--source packed decodes every file once, and never again",
-    AUGMENTATION: "a lighter --augment costs less, and changes what is learned",
-    NORMALISATION: "give more --workers, or train on a GPU",
-    HAND_OVER: "a larger --batch-size hands over less often, and changes what is learned",
-}
-BF16, COMPILE = "--precision bf16", "--compile"
+BOUNDS = (MODEL, WORKERS, DISK, OPENS, DECODE, AUGMENTATION, NORMALISATION, HAND_OVER)
 # Below this share of waiting the input path is not what a run waits for.
 _NOTICEABLE = 0.05
+_MEASURES = "`python -m bench doctor` measures which change would help"
 
 
 class InputPath(Protocol):
@@ -36,7 +27,7 @@ class InputPath(Protocol):
 
 
 def bound_by(loader_s: float, model_s: float, parts: Mapping[str, float], idle_cores: int) -> str:
-    """Name what bounds training, as one of ``REMEDIES``.
+    """Name what bounds training, as one of ``BOUNDS``.
 
     Args:
         loader_s, model_s: seconds an image of each alone.
@@ -53,24 +44,15 @@ def bound_by(loader_s: float, model_s: float, parts: Mapping[str, float], idle_c
     return WORKERS if idle_cores > 0 and largest != DISK else largest
 
 
-def remedy(bound: str, tried: Collection[str] = ()) -> str:
-    """What may help against ``bound``: of a network's own flags those that are not among the ``tried``."""
-    if bound != MODEL:
-        return REMEDIES[bound]
-    may = [flag for flag in (BF16, COMPILE) if flag not in tried] + ["a smaller --model"]
-    listed = f"{', '.join(may[:-1])} or {may[-1]}" if len(may) > 1 else may[0]
-    return f"{REMEDIES[MODEL]}; {listed} may"
-
-
-def diagnose(history: Sequence[EpochMetrics], loader: InputPath, tried: Collection[str] = ()) -> str:
-    """One line on what the training steps waited for, from the run's own figures.
+def diagnose(history: Sequence[EpochMetrics], loader: InputPath, contention: Contention | None = None) -> str:
+    """One line on what the training steps waited for, from the run's own figures; what would help, nobody has measured.
 
     The first epoch is left out where there are more: it warms caches up and may compile.
 
     Args:
         history: the finished epochs.
         loader: of the training patches, after its last epoch.
-        tried: flags that the run has already, or that are known not to help here.
+        contention: who kept the cores busy meanwhile, where that is known.
     """
     epochs = history[1:] or history
     if not epochs:
@@ -78,9 +60,11 @@ def diagnose(history: Sequence[EpochMetrics], loader: InputPath, tried: Collecti
     wait = sum(m.data_wait for m in epochs) / len(epochs)
     rate = sorted(m.images_per_s for m in epochs)[len(epochs) // 2]
     text = f"{rate:,.0f} images/s (median epoch), {wait:.1%} of the training time spent waiting for data"
+    if contention is not None and contention.noticeable:
+        return f"bound by other programs: {contention.describe()}; {text}. Alone on the machine it is faster"
     if wait < _NOTICEABLE:
-        return f"bound by {MODEL}: {text}; {remedy(MODEL, tried)}"
-    return f"bound in part by the input, {_where(loader)}: {text}; `python -m bench doctor` says what to change"
+        return f"bound by {MODEL}: {text}; a faster input path would not help. {_MEASURES}"
+    return f"bound in part by the input, {_where(loader)}: {text}. {_MEASURES}"
 
 
 def _where(loader: InputPath) -> str:

@@ -13,6 +13,7 @@ from pipeline.shown import waiting
 from pipeline.split import write_split
 from training.build import build_step, build_trainer, describe_run, require_fit
 from training.config import TrainConfig
+from training.contention import Contention, CoreWatch
 from training.device import choose_device, choose_precision, describe_device, prepare_backends
 from training.distributed import World
 from training.environment import describe_environment
@@ -37,6 +38,8 @@ class Learned:
     inputs: TrainInputs
     test: SubmissionPatches | None
     """What is to be predicted; None without --submission."""
+    contention: Contention | None = None
+    """Who kept the cores busy while it trained; None where that is not known, or nothing was left to train."""
 
 
 @contextmanager
@@ -85,6 +88,7 @@ def learned(config: TrainConfig, patches: TrainPatches, folder: RunFolder, world
             f" {describe_device(device)}; run folder {folder.path}"
         )
         with stop.listening(second_stops=world.size == 1):
+            cores = CoreWatch()
             try:
                 progress = trainer.fit()
             except Stopped:
@@ -92,7 +96,8 @@ def learned(config: TrainConfig, patches: TrainPatches, folder: RunFolder, world
                     said = f"stopped at step {trainer.progress.step}; continue with: {folder.resume_command}"
                     streams.tell(said, terminal=True)
                 raise
-        yield Learned(progress, step, inputs, test)
+        contention = cores.found() if world.size == 1 else None
+        yield Learned(progress, step, inputs, test, contention)
 
 
 def compile_ahead(
