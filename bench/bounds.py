@@ -1,6 +1,5 @@
 """What bounds an input path: each function here makes one measure, a function that returns patches/s of one round."""
 
-import mmap
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -240,9 +239,3 @@ def is_cached(path: str, share: float) -> bool:
     finally:
         os.close(descriptor)
     return True
-
-
-def unmap(patches_u8: np.ndarray) -> None:
-    """Let go of the pages of a memory-mapped array: the page cache keeps what a process has mapped."""
-    if isinstance(patches_u8.base, mmap.mmap):
-        patches_u8.base.madvise(mmap.MADV_DONTNEED)

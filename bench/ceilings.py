@@ -33,7 +33,7 @@ class Ceilings(CeilingsOptions, BenchOptions):
         self.cache_dir.mkdir(parents=True, exist_ok=True)
         pack = open_kind(self, table, "packed", torch.device("cpu")).pack
         patch_bytes = pack.header.patch_bytes
-        measures, skipped = self._measures(table, rows, pack.patches, device)
+        measures, skipped = self._measures(table, rows, pack.mapped(), device)
         failed: dict[str, str] = {}
         figures = interleave(measures, self.repeats, failed=failed, title="ceilings")
         result = [row_of(name, values, patch_bytes) for name, values in figures.items()]

@@ -122,9 +122,9 @@ def measure_ceilings(
     some = next(iter(sources.values()))
     ready_u8 = np.zeros((len(rows[:batch_size]), some.height, some.width, 3), np.uint8)
     if isinstance(packed := sources.get("packed"), PackedSource):
-        ready_u8 = np.array(packed.pack.patches[rows[:batch_size]])
+        ready_u8 = packed.pack.read(rows[:batch_size])
         ceilings[gather(threads)] = bounds.gather_rows(
-            packed.pack.patches, rows, batch_size=batch_size, threads=threads
+            packed.pack.mapped(), rows, batch_size=batch_size, threads=threads
         )
     for source in sources.values():
         if source.patches_u8 is not None and source.patches_u8.is_cuda:
@@ -143,7 +143,6 @@ def pages_of(source: AnySource, table: PatchTable, rows: np.ndarray) -> list[str
     if source.patches_u8 is not None:
         return None
     if isinstance(source, PackedSource):
-        bounds.unmap(source.pack.patches)
         return [str(source.pack.path)]
     return files_of(table, rows)
 

@@ -41,7 +41,7 @@ OURS = (
 
 def ceilings(given: Given) -> dict[str, Measure]:
     """What bounds the rows above: name -> a function that measures images/s."""
-    packed_u8 = _source(given, "packed").pack.patches
+    packed_u8 = _source(given, "packed").pack.mapped()
     batch_size, threads = min(given.batch_size, len(given.rows)), given.workers
     return {
         RANDOM_GATHER: gather_rows(packed_u8, given.rows, batch_size=batch_size, threads=threads),

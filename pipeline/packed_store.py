@@ -46,7 +46,7 @@ class PackedStore:
 
     def read(self, row: int) -> bytes:
         height, width = self.pack.height, self.pack.width
-        return tiff_header(height, width) + self.pack.patches[self.rows[row]].tobytes()
+        return tiff_header(height, width) + self.pack.read(self.rows[row : row + 1]).tobytes()
 
     def stamp(self, row: int) -> Stamp:
         packed = int(self.rows[row])

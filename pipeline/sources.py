@@ -140,7 +140,7 @@ def _others(found: Found, nbytes: int | np.ndarray, size: np.ndarray, mtime_ns: 
 
 
 class PackedSource:
-    """One memory-mapped uint8 file made by ``pipeline.pack``."""
+    """One uint8 file made by ``pipeline.pack``."""
 
     kind, encoded, patches_u8 = "packed", False, None
 
@@ -150,15 +150,13 @@ class PackedSource:
         self.pack, self._rows = pack, rows
 
     def __len__(self) -> int:
-        return len(self.pack.patches if self._rows is None else self._rows)
+        return len(self.pack if self._rows is None else self._rows)
 
     def name(self, row: int) -> str:
         return f"{self.pack.path}: patch {row if self._rows is None else self._rows[row]}"
 
     def read_into(self, rows: np.ndarray, out_u8: np.ndarray) -> None:
-        # mode="clip" writes straight into out; the default would go through a buffer. Rows are ours and in range.
-        rows = rows if self._rows is None else self._rows[rows]
-        np.take(self.pack.patches, rows, axis=0, out=out_u8, mode="clip")
+        self.pack.read_into(rows if self._rows is None else self._rows[rows], out_u8)
 
 
 class ResidentSource:

@@ -115,7 +115,7 @@ def pack_kind(folder: Path) -> Kind:
 
 def packed_content(path: Path, table: PatchTable) -> object:
     pack = find_pack(path, table, "f" * 64, threads=1)
-    return pack.header, pack.ids, pack.left_out, pack.patches.tobytes()
+    return pack.header, pack.ids, pack.left_out, pack.read(range(len(pack))).tobytes()
 
 
 def json_kinds(folder: Path) -> list[Kind]:
