@@ -7,8 +7,9 @@ from itertools import repeat
 from pathlib import Path
 
 from bench.options_more import FullSizeOptions
-from pipeline.dataset import LABELS_FILE, SAMPLE_FILE, SYNTHETIC_FILE, open_dataset
+from pipeline.dataset import SYNTHETIC_FILE, open_dataset
 from pipeline.errors import UserError
+from pipeline.image_files import LABELS_FILE, SAMPLE_FILE
 from pipeline.settings import usable_cores
 from pipeline.synthetic import write_dataset
 

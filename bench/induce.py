@@ -19,7 +19,8 @@ from bench.doctor import consult
 from bench.examine import Choice, Examiner, named
 from bench.options import InduceOptions
 from bench.sample import Sample
-from pipeline.dataset import COLUMNS, LABELS_FILE, PatchTable, open_dataset
+from pipeline.dataset import COLUMNS, PatchTable, open_dataset
+from pipeline.image_files import LABELS_FILE
 from pipeline.open import AnySource
 from pipeline.settings import InputSettings
 from pipeline.synthetic import tiff_header

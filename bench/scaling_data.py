@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.dataset import LABELS_FILE, SYNTHETIC_FILE, open_dataset
+from pipeline.dataset import SYNTHETIC_FILE, open_dataset
 from pipeline.errors import UserError
+from pipeline.image_files import LABELS_FILE
 from pipeline.synthetic import write_dataset
 
 DISTINCT = 400

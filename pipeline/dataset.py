@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from os.path import splitext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,8 +75,8 @@ class PatchTable:
 
     def take(self, rows: np.ndarray) -> "PatchTable":
         """The patches ``rows`` [k] alone, as a table of their own."""
-        columns = {"labels": self.labels, "slides": self.slides, "validation": self.validation}
-        taken = {name: None if column is None else column[rows] for name, column in columns.items()}
+        columns: dict[str, Any] = {"labels": self.labels, "slides": self.slides, "validation": self.validation}
+        taken: dict[str, Any] = {name: None if column is None else column[rows] for name, column in columns.items()}
         return replace(self, ids=self.ids[rows], store=self.store.take(rows), **taken)
 
     def describe(self) -> str:
@@ -153,6 +154,7 @@ def open_dataset(
     if "train" in splits and files.has(LABELS_FILE):
         listed = read_ids(files.content(LABELS_FILE), files.where(LABELS_FILE), labelled=True)
         images = files.images("train")
+        assert images is not None, "beside a table there is always a place to look"
         train = _table("train", listed, images, synthetic=synthetic, labels=_labels(listed), skip_missing=skip_missing)
     elif "train" in splits:
         lacking["train"] = _no_labels(files)

@@ -13,6 +13,7 @@ def limited(table: PatchTable, limit: int, seed: int) -> PatchTable:
     """At most ``limit`` patches of a labelled table, in its order; 0, or as many as there are, leaves it as it is."""
     if not 0 < limit < len(table):
         return table
+    assert table.labels is not None, "a labelled table"
     return replace(table.take(draw(table.labels, limit, seed)), drawn_from=table)
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.dataset import SYNTHETIC_FILE, Dataset, DatasetError, PatchTable
+from pipeline.dataset import SYNTHETIC_FILE, Dataset, PatchTable
 from pipeline.hdf5 import GZ, md5_of, read_labels
+from pipeline.image_files import DatasetError
 from pipeline.packed_store import PackedStore
 from pipeline.pcam_names import PATTERN, SPLITS, file_name
 from pipeline.pcam_pack import pack_files
@@ -53,6 +54,7 @@ class PcamSplit:
 
     def slides(self, labels: np.ndarray) -> np.ndarray:
         """Slides [N] str of the patches with these labels [N]. Raises DatasetError if the table is of other patches."""
+        assert self.meta is not None, "asked for where there is a table"
         slides, centre = read_meta(self.meta)
         if len(slides) != len(labels):
             raise DatasetError(
@@ -107,14 +109,13 @@ class PcamFolder:
 
     def find(self, split: str) -> PcamSplit | None:
         """The split's files; None if it has none of them. Raises DatasetError if it has one of two."""
-        found = {kind: self._path(split, kind) for kind in ("x", "y")}
-        if not any(found.values()):
+        x, y = self._path(split, "x"), self._path(split, "y")
+        if x is None and y is None:
             return None
-        for kind, path in found.items():
-            if path is None:
-                raise self.lacking(split, kind)
+        if x is None or y is None:
+            raise self.lacking(split, "x" if x is None else "y")
         meta = file_name(split, "meta")
-        return PcamSplit(split, found["x"], found["y"], self.root / meta if meta in self._names else None)
+        return PcamSplit(split, x, y, self.root / meta if meta in self._names else None)
 
     def lacking(self, split: str, kind: str = "x") -> DatasetError:
         """The error that says that a split's file is missing."""

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import shown
-from pipeline.dataset import DatasetError
 from pipeline.hdf5 import open_patches, patch_blocks
+from pipeline.image_files import DatasetError
 from pipeline.pcam import PcamFolder, read_meta
 from pipeline.pcam_names import file_name
 from pipeline.pcam_pack import unpacked

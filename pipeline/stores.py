@@ -193,7 +193,7 @@ class Archive:
             raise UserError(f"{where}: the archive is damaged at byte {offset:,}; download it again")
         if flags & 1:
             raise UserError(f"{where}: expected a plain member, found an encrypted one; extract it yourself")
-        data = memoryview(block)[start : start + packed]
+        data: bytes | memoryview = memoryview(block)[start : start + packed]
         if method == zipfile.ZIP_DEFLATED:
             inflate = zlib.decompressobj(-zlib.MAX_WBITS)
             try:

@@ -12,7 +12,7 @@ import numpy as np
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json, write_text
 from pipeline.image_files import SAMPLE_FILE
-from pipeline.tables import number
+from pipeline.tables import number, rows_again
 
 HEADER = ["id", "label"]
 _MADE = ".made.json"
@@ -145,9 +145,8 @@ def check_alone(text: str, *, where: str) -> list[str]:
 
 
 def _check_ids(ids: Sequence[str], expected: Sequence[str], where: str) -> None:
-    known = set(expected)
-    seen: set[str] = set()
-    repeated = [i for i in ids if i in seen or seen.add(i)]
+    known, seen = set(expected), set(ids)
+    repeated = [ids[row] for row in rows_again(ids)]
     for problem, found in (
         ("ids more than once", repeated),
         ("unknown ids", [i for i in ids if i not in known]),

@@ -22,8 +22,9 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from pipeline import shown
-from pipeline.dataset import LABELS_FILE, SAMPLE_FILE, SYNTHETIC_FILE
+from pipeline.dataset import SYNTHETIC_FILE
 from pipeline.errors import UserError
+from pipeline.image_files import LABELS_FILE, SAMPLE_FILE
 from pipeline.tiff_writer import tiff_header
 from pipeline.tissue import MIN_SIZE, Scene, central_third, draw_patches, draw_slide
 
@@ -184,7 +185,8 @@ def draw_part(settings: SynthSettings, part: Part) -> Iterator[tuple[np.ndarray,
 def label_patches(tumour: np.ndarray) -> np.ndarray:
     """1 where a mask of ``tumour`` bool [N, S, S] has a pixel in its central third: int64 [N]."""
     third = central_third(tumour.shape[1])
-    return tumour[:, third, third].any(axis=(1, 2)).astype(np.int64)
+    positive: np.ndarray = tumour[:, third, third].any(axis=(1, 2))
+    return positive.astype(np.int64)
 
 
 def _write_patches(
@@ -235,6 +237,7 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _keep_memory()
     parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker has a parent"
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 

@@ -90,4 +90,5 @@ def _write_split(folder: Path, settings: PcamSettings, split: str, bar: shown.Ba
 def _draw_part(settings: PcamSettings, part: Part) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """uint8 [n, size, size, 3], labels int64 [n], and whether there is tumour anywhere bool [n]."""
     drawn = [(patches, label_patches(tumour), tumour.any(axis=(1, 2))) for patches, tumour in draw_part(settings, part)]
-    return tuple(np.concatenate(column) for column in zip(*drawn, strict=True))
+    patches_u8, labels, tumour = (np.concatenate(column) for column in zip(*drawn, strict=True))
+    return patches_u8, labels, tumour

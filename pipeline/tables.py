@@ -54,11 +54,7 @@ class Table:
 
     def require_unique(self, name: str) -> None:
         """Raise the error that lists the first few values which stand in the column a second time."""
-        values = self[name]
-        if len(set(values)) < len(values):
-            seen: set[str] = set()
-            again = [row for row, value in enumerate(values) if value in seen or seen.add(value)]
-            self.refuse(name, again, f"every {name} once; this one stands above already:")
+        self.refuse(name, rows_again(self[name]), f"every {name} once; this one stands above already:")
 
     def refuse(self, name: str, rows: Sequence[int], expected: str) -> None:
         """Raise the error that lists the values at the first few ``rows``, unless there are none."""
@@ -70,6 +66,14 @@ class Table:
     def numbers(self, name: str) -> np.ndarray:
         """A column as [N] float64; NaN for what is no plain decimal number."""
         return np.array([number(value) for value in self[name]], np.float64)
+
+
+def rows_again(values: Sequence[str]) -> list[int]:
+    """The rows whose value stands in a row before already."""
+    if len(set(values)) == len(values):
+        return []
+    first: dict[str, int] = {}
+    return [row for row, value in enumerate(values) if first.setdefault(value, row) != row]
 
 
 def number(text: str) -> float:

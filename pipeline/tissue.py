@@ -245,12 +245,10 @@ def _certain_cell(rng: np.random.Generator, slide: Slide, scene: Scene, size: in
         y, x = rng.integers(centre.start, centre.stop, 2).tolist()
         return y, x, slide.tumour[rng.integers(len(slide.tumour))]
     cell = min(slide.tumour, key=lambda one: one.half)
-    at = [int(rng.integers(0, centre.start - cell.half)), int(rng.integers(0, size))]
+    y, x = int(rng.integers(0, centre.start - cell.half)), int(rng.integers(0, size))
     if rng.random() < 0.5:
-        at[0] = size - 1 - at[0]
-    if rng.random() < 0.5:
-        at.reverse()
-    return *at, cell
+        y = size - 1 - y
+    return (x, y, cell) if rng.random() < 0.5 else (y, x, cell)
 
 
 def _choose(rng: np.random.Generator, cells: tuple[Cell, ...], points: np.ndarray) -> list[tuple[int, int, Cell]]:

@@ -40,7 +40,7 @@ def bound_by(loader_s: float, model_s: float, parts: Mapping[str, float], idle_c
     """
     if model_s >= loader_s:
         return MODEL
-    largest = max(parts, key=parts.get)
+    largest = max(parts, key=parts.__getitem__)
     return WORKERS if idle_cores > 0 and largest != DISK else largest
 
 

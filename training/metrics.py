@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -99,8 +100,11 @@ def write_metrics(path: Path, history: Sequence[EpochMetrics]) -> None:
 def read_metrics(path: Path) -> list[EpochMetrics]:
     """The inverse of ``write_metrics``."""
     with open(path, newline="") as file:
-        return [EpochMetrics(**{k: (int if k == "epoch" else float)(v) for k, v in row.items()})
-                for row in csv.DictReader(file)]  # fmt: skip
+        rows: list[dict[str, Any]] = [
+            {name: (int if name == "epoch" else float)(text) for name, text in row.items()}
+            for row in csv.DictReader(file)
+        ]
+    return [EpochMetrics(**row) for row in rows]
 
 
 def epoch_line(m: EpochMetrics, epochs: int, seconds_left: float, best: bool) -> str:
