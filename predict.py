@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from leaving import leave
+from pipeline.advice import command
 from pipeline.command import run_command
 from pipeline.errors import UserError
 from pipeline.files import replaceable, require_writable
@@ -196,7 +197,7 @@ def report_scores(
         kept = RunFolder(settings.run[0]).test_scores(settings.tta)
         columns = (table.ids[rows].tolist(), labels.tolist(), values, slides)
         write_csv(kept, ("id", "label", "probability", "wsi"), zip(*columns, strict=True))
-        print(f"kept in {kept}; with intervals beside published scores: python -m report {settings.run[0]}")
+        print(f"kept in {kept}; with intervals beside published scores: {command('report', settings.run[0])}")
     if settings.out:
         rows_out = zip(table.ids[rows].tolist(), labels.tolist(), values, strict=True)
         replaced = " (replaced)" * settings.out.exists()

@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from leaving import leave
+from pipeline.advice import command
 from pipeline.command import Stopped, run_command
 from pipeline.shown import waiting
 from training.config import TrainConfig
@@ -47,7 +48,8 @@ def finish(config: TrainConfig, folder: RunFolder, run: "Learned") -> None:
     """Say what came out and where it is; predict the test patches if asked to; then draw the plots and the report."""
     from training.diagnose import diagnose
 
-    print(diagnose(run.progress.history, run.inputs.train, run.contention))
+    doctor = command("bench doctor", "--data-dir", config.data.data_dir)
+    print(diagnose(run.progress.history, run.inputs.train, run.contention, doctor))
     # Before the report: where the disk is full by now, the weights are what matters.
     where = f"in {folder.best}" if folder.best.exists() else f"; its weights are gone: there is no {folder.best}"
     print(
@@ -56,7 +58,7 @@ def finish(config: TrainConfig, folder: RunFolder, run: "Learned") -> None:
     )
     if run.test is not None:
         submit(config, folder, run)
-    again = f"python -m report {folder.path}"
+    again = command("report", folder.path)
     print("drawing the plots and the report …", flush=True)
     try:
         with waiting("drawing"):

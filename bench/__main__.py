@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 import streams
-from bench.commands import COMMANDS
+from bench.commands import COMMANDS, WRITE_THE_CACHE, require_outputs
 from leaving import leave
 
 
@@ -58,6 +58,7 @@ def main(argv: Sequence[str]) -> int:
     def run() -> None:
         told = tyro.cli(command.options(), prog=f"python -m bench {name}", description=command.what, args=options)
         check(told)
+        require_outputs(told, also=("cache_dir",) if name in WRITE_THE_CACHE else ())
         command.load()(**{field.name: getattr(told, field.name) for field in fields(told)}).run()
 
     return run_command(run)

@@ -1,8 +1,9 @@
 """The bench's commands. Each is one line here; its module is imported when it is asked for, and not before."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 
@@ -30,6 +31,29 @@ class Command:
         """The class whose ``run()`` does the work; takes those options."""
         return getattr(import_module(self.module), self.settings)
 
+
+# What they find, or need, lies in --cache-dir; the others only keep there what the next start is faster by.
+WRITE_THE_CACHE = {"tune", "scaling"}
+
+
+def require_outputs(settings: Any, also: Sequence[str] = ()) -> None:
+    """Raise UserError for a file or folder that is to be written and cannot be: before minutes of measuring.
+
+    Args:
+        settings: of a command; its fields named as in ``_WRITTEN`` are looked at.
+        also: fields that name folders it writes into.
+    """
+    from pipeline.files import replaceable, require_writable
+
+    for field in fields(settings):
+        path, flag = getattr(settings, field.name), f"--{field.name.replace('_', '-')}"
+        if isinstance(path, Path) and field.name in (*_WRITTEN, *also):
+            folder = field.name not in _FILES
+            require_writable(path if folder else replaceable(path).parent, flag)
+
+
+_FILES = ("out", "trace")
+_WRITTEN = (*_FILES, "out_dir")
 
 # In the order in which `python -m bench all` runs them.
 COMMANDS: Mapping[str, Command] = {

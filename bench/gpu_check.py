@@ -28,7 +28,7 @@ from bench.results import environment, one_line
 from leaving import leave
 from pipeline.command import run_command
 from pipeline.errors import UserError
-from pipeline.files import read_json, write_json, write_text
+from pipeline.files import read_json, require_writable, write_json, write_text
 from pipeline.settings import usable_cores
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -180,7 +180,7 @@ def run_part(part: Part, result: Path, log: Path, limit_s: float, more_environme
     line = [sys.executable, *(word.replace("{out}", str(result)) for word in part.command)]
     began = time.monotonic()
     with open(log, "ab") as file:
-        file.write(f"\n$ python {' '.join(line[1:])}\n".encode())
+        file.write(f"\n$ python {' '.join(line[1:])}\n".encode("utf-8", "surrogateescape"))
         file.flush()
         start = file.tell()
         # A session of its own: what the part starts ends with it.
@@ -239,6 +239,10 @@ def check_gpu(check: GpuCheck) -> None:
     began = time.monotonic()
     if missing := lacking():
         raise UserError(f"these packages are missing: {' '.join(missing)}; install them, without a network from wheels")
+    require_writable(check.out, "--out")
+    if check.scratch is not None:
+        require_writable(check.scratch, "--scratch")
+        check.scratch.mkdir(parents=True, exist_ok=True)
     try:
         check.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -74,7 +74,7 @@ def timed_lines(command: Sequence[str], began: float) -> list[str]:
     lines: list[str] = []
     line = [sys.executable, "-u", *command]
     with subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=PROJECT
+        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="surrogateescape", cwd=PROJECT
     ) as process:  # fmt: skip
         for text in process.stdout:
             lines.append(f"{time.perf_counter() - began:6.1f} s  {text.rstrip()}")

@@ -9,7 +9,7 @@ from bench.options_more import PlotOptions
 from bench.plots import draw_ceilings, draw_end_to_end, draw_ladder, draw_scaling
 from bench.results import Result, one_line, read_result
 from pipeline.errors import UserError
-from pipeline.files import write_whole
+from pipeline.files import require_writable, write_whole
 from report.style import to_png
 
 PICTURES: dict[str, Callable[[Result], Figure]] = {
@@ -26,8 +26,10 @@ class Plot(PlotOptions):
 
     def run(self) -> None:
         """Draw them. Raises UserError where nothing could be drawn."""
-        drawn = 0
-        for path in result_files(self.results):
+        drawn, found = 0, result_files(self.results)
+        for folder in {path.parent for path in found} if self.out_dir is None else ():
+            require_writable(folder, "--out-dir")
+        for path in found:
             try:
                 result = read_result(path)
                 if result.command not in PICTURES:

@@ -1,6 +1,8 @@
 """Data sets of any size for ``python -m bench scaling``: a few distinct patches under many names."""
 
+import errno
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +46,20 @@ def write_many(folder: Path, count: int, data_dir: Path) -> None:
             kept.append(path)
         names = [f"{number:040x}" for number in range(count)]
         for number, name in enumerate(names):
-            os.link(kept[number % len(kept)], train / f"{name}.tif")
+            _link(kept[number % len(kept)], train / f"{name}.tif")
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror or error}; name another --cache-dir") from error
     labels = np.random.default_rng(0).integers(0, 2, count).tolist()
     lines = [f"{name},{label}\n" for name, label in zip(names, labels, strict=True)]
     (folder / LABELS_FILE).write_text("id,label\n" + "".join(lines))
     (folder / SYNTHETIC_FILE).write_text("SYNTHETIC: the same few patches under many names\n")
+
+
+def _link(old: Path, new: Path) -> None:
+    """Another name for a file; another copy, where the file system has one name a file, or no more for this one."""
+    try:
+        os.link(old, new)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES):
+            raise
+        shutil.copyfile(old, new)

@@ -63,6 +63,7 @@ class Profile(ProfileOptions):
         }  # fmt: skip
         show(total, rows[: self.top], on_gpu)
         if self.trace is not None:
+            self.trace.parent.mkdir(parents=True, exist_ok=True)
             found.export_chrome_trace(str(self.trace))
             if not self.trace.is_file():
                 raise UserError(f"{self.trace}: cannot be written; name a file in a folder that exists")

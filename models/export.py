@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import secrets
@@ -18,6 +19,8 @@ from models.views import mean_over_views
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-5
 """How far the file's probabilities may be from torch's."""
+# What network drives and shared folders say of a file that is to be forced to the disk: it is written all the same.
+_CANNOT_FORCE = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES}
 # Batches that the file is checked with: it must take any number, one patch included.
 _CHECKED_BATCHES = (1, 2, 7, 32)
 
@@ -131,7 +134,11 @@ def _write_whole(path: Path, content: bytes) -> None:
         with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            try:
+                os.fsync(file.fileno())
+            except OSError as error:
+                if error.errno not in _CANNOT_FORCE:
+                    raise
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)

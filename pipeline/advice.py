@@ -17,8 +17,7 @@ def command(program: str, *words: object, python: str = "") -> str:
         python: what goes between the interpreter and the program.
     """
     here = Path.cwd() == PROJECT
-    # As it was called: "python" alone may be another one, without what this program needs.
-    start = [quoted(sys.orig_argv[0] or sys.executable), *([python] if python else [])]
+    start = [quoted(interpreter()), *([python] if python else [])]
     name, *more = program.split()
     if name.endswith(".py"):
         start.append(quoted(script(name)))
@@ -27,6 +26,12 @@ def command(program: str, *words: object, python: str = "") -> str:
             start.insert(0, f"PYTHONPATH={quoted(PROJECT)}")
         start += ["-m", name]
     return " ".join([*start, *more, *map(quoted, words)])
+
+
+def interpreter() -> str:
+    """Python as it was called: "python" alone may be another one, without what this program needs."""
+    called = sys.orig_argv[0]
+    return called if called and (os.sep not in called or Path(called).exists()) else sys.executable
 
 
 def script(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import fcntl
 import glob
 import hashlib
@@ -14,11 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, warn_once
+from streams import readable
 
 # Under this key a JSON file carries the SHA-256 of the rest of its content: a changed digit stays valid JSON.
 _SEAL = "sha256"
 _TEMPORARY = ".{name}.{unique}.tmp"
+_ASIDE = ".{name}.{unique}.old"
 
 
 @contextlib.contextmanager
@@ -28,6 +31,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     It lies beside ``path`` under a temporary name, is forced to the disk, then takes the name, and the folder is
     forced too: after a power cut as well, whoever opens ``path`` finds the old file or the new one, never a part.
     What a killed process left of an earlier attempt is removed first. A link stays: what it leads to is replaced.
+    A file system that forces nothing, or replaces no file by a rename, is warned about once, and the file is written.
 
     Raises:
         OSError: the folder cannot be written or the disk is full; the old file is untouched.
@@ -40,8 +44,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-            os.replace(temporary, path)  # before the file is closed: its lock says that it has an owner
+            _force(file.fileno(), path)
+            _take_name(temporary, path)  # before the file is closed: its lock says that it has an owner
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
@@ -75,8 +79,13 @@ def write_whole(path: str | Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 ``text`` whole or not at all."""
-    write_whole(path, lambda file: file.write(text.encode()))
+    """Write UTF-8 ``text`` whole or not at all; bytes of a file's name that are no text are spelled ``\\xff``."""
+    write_whole(path, lambda file: file.write(file_text(text)))
+
+
+def file_text(text: str) -> bytes:
+    """What ``write_text`` writes."""
+    return readable(text).encode()
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -154,12 +163,12 @@ def _create_locked(path: Path) -> tuple[Path, BinaryIO]:
         file.close()  # removed as a leftover between its making and its lock
 
 
-def require_writable(path: Path, option: str) -> None:
+def require_writable(path: Path, option: str, *, instead: str = "") -> None:
     """Find out before the work is done whether its result can be kept: ``path`` need not exist yet.
 
     Raises:
-        UserError: the folder that ``path`` is in, or is to be made in, is none or cannot be written; names
-            ``option``, the flag that gives another.
+        UserError: the folder that ``path`` is in, or is to be made in, is none or cannot be written; says ``instead``,
+            what to do, or names ``option``, the flag that gives another.
     """
     folder = path
     while not os.path.lexists(folder):
@@ -167,13 +176,79 @@ def require_writable(path: Path, option: str) -> None:
     if not folder.is_dir():
         raise UserError(f"{path}: expected a folder at {folder}, found a file; give another {option}")
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{path}: {folder} is read-only, or not yours to write; give another {option}")
+        raise UserError(f"{path}: {folder} is read-only, or not yours to write; {instead or f'give another {option}'}")
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+    """Make a rename in ``folder`` survive a power cut, where the file system can; the rename is done by now."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        _warn_not_forced(folder, error)
+
+
+# What network drives, shared folders and FUSE say of a step that they do not know, or do not allow.
+_CANNOT = {
+    errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.ENOTTY, errno.EBADF,
+}  # fmt: skip
+
+
+def _force(descriptor: int, path: Path) -> None:
+    """Force what was written to the disk. Raises OSError if it does not get there: the disk is full or at fault."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+        _warn_not_forced(path.parent, error)
+
+
+def _warn_not_forced(folder: Path, error: OSError) -> None:
+    warn_once(
+        f"{folder}: files there are written, but cannot be forced to the disk ({error.strerror or error}): a power cut"
+        " could lose the last ones"
+    )
+
+
+def _take_name(temporary: Path, path: Path) -> None:
+    """Rename over ``path``; where that is refused while it exists, move the old file aside first.
+
+    Raises OSError; ``path`` is then as it was.
+    """
+    try:
+        os.replace(temporary, path)
+        return
+    except OSError as error:
+        if error.errno not in {errno.EEXIST, *_CANNOT} or not path.exists():
+            raise
+        refused = error
+    aside = path.with_name(_ASIDE.format(name=path.name, unique=secrets.token_hex(4)))
+    try:
+        os.rename(path, aside)
+    except OSError:
+        raise refused from None  # it may not be changed at all
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        os.rename(aside, path)
+        raise
+    warn_once(
+        f"{path.parent}: its file system replaces no file by a rename ({refused.strerror}): a program that is killed"
+        f" just then leaves the old one as {_ASIDE.format(name='NAME', unique='…')}"
+    )
+    aside.unlink(missing_ok=True)
+
+
+def restore_asides(folder: Path) -> None:
+    """Give back the name to files that a killed process had moved aside (see ``replacing``); remove older ones."""
+    for aside in folder.glob(_ASIDE.format(name="*", unique="*")):
+        path = aside.with_name(aside.name[1:].rsplit(".", 2)[0])
+        with contextlib.suppress(OSError):
+            if path.exists():
+                aside.unlink()
+            else:
+                os.rename(aside, path)

@@ -16,6 +16,7 @@ from pipeline.dataset import PatchTable
 from pipeline.errors import UserError, listed
 from pipeline.interruptible import check_interrupt
 from pipeline.stores import FolderStore, Store, read_all, unreadable
+from pipeline.stores import mtime_ns as mtime_of
 from pipeline.tiff import LayoutChecker, NeedsDecoder, NeedsPillow, PrefixTooShort, StripLayout, TiffError
 from pipeline.tiff_codecs import check_streams
 from pipeline.tiff_pillow import examine
@@ -183,7 +184,7 @@ def _check_row(store: Store, row: int, checker: LayoutChecker, verdicts: Verdict
                 verdicts.keep(stamp, layout)
             return _Checked(layout, "", stamp.size, 0)
         descriptor, status = store.open(row)
-        size, mtime_ns = status.st_size, status.st_mtime_ns
+        size, mtime_ns = status.st_size, mtime_of(status)
         try:
             layout = verdicts.get(store.stamp(row, status))
             if layout is None:

@@ -71,7 +71,7 @@ def fingerprint_of(paths: Sequence[Path]) -> str:
     """Changes with the name, size or time of any of the files. Raises UserError for one that is not there."""
     digest = hashlib.sha256(b"pcam")
     for path in paths:
-        digest.update("\0".join(map(str, stamp_of(path))).encode() + b"\n")
+        digest.update("\0".join(map(str, stamp_of(path))).encode("utf-8", "surrogateescape") + b"\n")
     return digest.hexdigest()
 
 

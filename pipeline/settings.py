@@ -211,5 +211,5 @@ def read_tuned(cache_dir: str | Path) -> Tuned | None:
             raise UserError(f"{path}: predict_batch_size: expected a whole number of at least 1, found {size!r}")
     except (UserError, KeyError, TypeError) as error:
         where = "" if str(path) in str(error) else f"{path}: damaged: "
-        raise UserError(f"{where}{error}; delete it and run `python -m bench tune` again") from error
+        raise UserError(f"{where}{error}; delete it: all works without it, and `bench tune` makes another") from error
     return tuned

@@ -14,7 +14,7 @@ from pipeline.bulk_read import Found, bulk_reader, no_heads
 from pipeline.errors import UserError
 from pipeline.layouts import Layouts
 from pipeline.packfile import PackFile
-from pipeline.stores import FolderStore, Store, read_all, unreadable
+from pipeline.stores import FolderStore, Store, mtime_ns, read_all, unreadable
 
 CHANNELS = 3
 
@@ -83,7 +83,7 @@ class TiffSource:
             return self._store.read(row)
         descriptor, status = self._store.open(row)
         try:
-            if (status.st_size, status.st_mtime_ns) != (self._layouts.size[row], self._layouts.mtime_ns[row]):
+            if (status.st_size, mtime_ns(status)) != (self._layouts.size[row], self._layouts.mtime_ns[row]):
                 raise _changed(self.name(row))
             return read_all(descriptor, status.st_size)
         except OSError as error:
@@ -128,15 +128,15 @@ class StripSource:
         finally:
             os.close(descriptor)
         # Another file of this name may be laid out in another way: its bytes would pass for pixels.
-        if status.st_mtime_ns != self._layouts.mtime_ns[row] or status.st_size != self._layouts.size[row]:
+        if mtime_ns(status) != self._layouts.mtime_ns[row] or status.st_size != self._layouts.size[row]:
             raise _changed(path)
         if found != expected:
             raise UserError(f"{path}: expected {expected:,} bytes of pixels, found {found:,}; it was cut short")
 
 
-def _others(found: Found, nbytes: int | np.ndarray, size: np.ndarray, mtime_ns: np.ndarray) -> list[int]:
+def _others(found: Found, nbytes: int | np.ndarray, size: np.ndarray, changed_ns: np.ndarray) -> list[int]:
     """Places of the files that were not read whole, or are not those that were checked."""
-    return np.flatnonzero((found.nbytes != nbytes) | (found.size != size) | (found.mtime_ns != mtime_ns)).tolist()
+    return np.flatnonzero((found.nbytes != nbytes) | (found.size != size) | (found.mtime_ns != changed_ns)).tolist()
 
 
 class PackedSource:

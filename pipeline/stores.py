@@ -214,8 +214,13 @@ class Archive:
 def _fingerprint(kind: bytes, stamps: Iterable[Stamp]) -> str:
     digest = hashlib.sha256(kind)
     for name, size, version in stamps:
-        digest.update(f"{name}\0{size}\0{version}\n".encode())
+        digest.update(f"{name}\0{size}\0{version}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def mtime_ns(status: os.stat_result) -> int:
+    """When a file was last changed, ns, in 64 bits: times after 2262 wrap around, as in ``bulk_read_kernel``."""
+    return (status.st_mtime_ns + 2**63) % 2**64 - 2**63
 
 
 def read_all(descriptor: int, size: int) -> bytes:

@@ -15,6 +15,7 @@ import tyro
 from leaving import leave
 from pipeline.command import run_command
 from pipeline.errors import UserError
+from pipeline.files import require_writable
 from pipeline.shown import waiting
 
 if TYPE_CHECKING:  # what is heavy is imported once it is needed: a mistake is told before, at once
@@ -56,10 +57,26 @@ def report(settings: ReportSettings) -> Path:
         raise UserError(f"{lost[0]}: expected the folder of a run or a submission.csv, found nothing there")
     if settings.groups is not None and not settings.groups.exists():
         raise UserError(f"{settings.groups}: expected a CSV file id,wsi, found nothing there")
+    require_writable(_folder(settings), "--out")
     with waiting("drawing"):
         path = write(settings)
     print(path)
+    if len(settings.what) == 1 and first.is_dir() and not (first / "calibration.json").exists():
+        from report.run_page import calibrate_run
+
+        try:
+            calibrate_run(first)
+        except UserError as error:
+            print(f"no calibration.json, for predict.py --calibrated: {error}")
     return path
+
+
+def _folder(settings: ReportSettings) -> Path:
+    """Where the page goes."""
+    first = settings.what[0]
+    if settings.out is not None or len(settings.what) > 1:
+        return settings.out or Path("comparison")
+    return first if first.is_dir() else first.parent / f"{first.stem}-report"
 
 
 def write(settings: ReportSettings) -> Path:
@@ -87,7 +104,7 @@ def write_other(settings: ReportSettings) -> Path:
         from report.compare_page import compare_page
 
         page = compare_page(settings.what, groups=settings.groups)
-        return _write(page, settings.out or Path("comparison"), "comparison")
+        return _write(page, _folder(settings), "comparison")
     (file,) = settings.what
     from report.submission_page import submission_page
 
@@ -95,7 +112,7 @@ def write_other(settings: ReportSettings) -> Path:
         file, data_dir=settings.data_dir, run_dirs=settings.run, cache_dir=settings.cache_dir,
         patches=settings.patches or 0,
     )  # fmt: skip
-    return _write(page, settings.out or file.parent / f"{file.stem}-report", "submission")
+    return _write(page, _folder(settings), "submission")
 
 
 def _write(page: "Page", folder: Path, stem: str) -> Path:

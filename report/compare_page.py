@@ -30,6 +30,7 @@ from report.plots import PANEL_SQUARE, best_epoch
 from report.run_files import RunFiles, read_run
 from report.scores import REPLICATES, auc_difference, score_with_intervals
 from report.slides import UNKNOWN, read_slides
+from streams import readable
 
 # Where a run lies says nothing about what it learned.
 _PLACES = {"out_dir", "resume", "cache_dir"}
@@ -82,7 +83,7 @@ def unique_names(runs: Sequence[RunFiles]) -> list[str]:
     """The folders' names, with their parents where two are equal."""
     names = [run.name for run in runs]
     return [
-        f"{run.path.resolve().parent.name}/{name}" if names.count(name) > 1 else name
+        f"{readable(run.path.resolve().parent.name)}/{name}" if names.count(name) > 1 else name
         for run, name in zip(runs, names, strict=True)
     ]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.advice import quoted
 from pipeline.errors import UserError
 from report.page import Block, Code, Note, Section, Table, Text, count_of
 from report.run_files import RunFiles, read_scored
@@ -61,8 +62,9 @@ def sections(run: RunFiles, facts: dict[str, Any]) -> list[Section]:
         blocks = [
             Note("The test split has not been scored yet. To do so, and see it here:"),
             Code(
-                f"python predict.py --run {run.path} --data-dir {run.settings.get('data_dir', 'DIR')} --evaluate\n"
-                f"python -m report {run.path}"
+                f"python predict.py --run {quoted(run.path)} --evaluate"
+                f" --data-dir {quoted(run.settings.get('data_dir', 'DIR'))}\n"
+                f"python -m report {quoted(run.path)}"
             ),
         ]
     return [Section(TITLE, [*blocks, *_published(run)])]

@@ -11,6 +11,7 @@ import pandas as pd
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.tables import Table, read_table
+from streams import readable
 
 _PREDICTED = ["id", "label", "probability"]
 METRIC_COLUMNS = (
@@ -83,8 +84,8 @@ class RunFiles:
 
     @property
     def name(self) -> str:
-        """The folder's name."""
-        return self.path.resolve().name
+        """The folder's name, as text: charts know no other."""
+        return readable(self.path.resolve().name)
 
     @property
     def synthetic(self) -> bool:

@@ -1,5 +1,6 @@
 """A run folder -> report.html: what was trained, how good it is, how sure that is, and what to try."""
 
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,16 @@ def run_page(
         performance = run_scores.performance(validation, units, facts)
         sections.append(Section("Performance", [*performance, *map(Note, slide_notes)]))
         sections.append(Section("Decisions", run_scores.decisions(validation, facts)))
+        writable = os.access(run.path, os.W_OK | os.X_OK)
         calibrated = calibrate(validation.labels, validation.probabilities, units)
         if isinstance(calibrated, CalibrationResult):
-            write_calibration(run.path, calibrated.calibration)
+            if writable:  # otherwise it is a report with --out on a run that is only read
+                write_calibration(run.path, calibrated.calibration)
             facts["calibration"] = vars(calibrated.calibration)
-        sections.append(Section("Calibration", run_scores.calibration(calibrated)))
+        blocks = run_scores.calibration(calibrated)
+        if isinstance(calibrated, CalibrationResult) and not writable:
+            blocks = [*blocks, Note("The run's folder is read-only: its calibration.json is not written.")]
+        sections.append(Section("Calibration", blocks))
         if slides is not None:
             sections.append(Section("Slides", run_scores.slide_table(validation, slides, facts)))
         more = (

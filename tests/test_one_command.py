@@ -16,6 +16,7 @@ from training_cases import (
 
 import predict
 import train
+from pipeline.advice import command
 from pipeline.command import Stopped
 from pipeline.errors import UserError
 from training import submitting
@@ -113,5 +114,5 @@ def test_an_interrupted_report_costs_the_report_alone(data: Path, tmp_path: Path
         train.train(smoke_args(data, tmp_path / "run", "--submission", str(tmp_path / "s.csv"), "--epochs", "1"))
     assert stopped.value.exit_status == 128 + signal.SIGINT
     found = capsys.readouterr()
-    assert f"make it: python -m report {tmp_path / 'run'}" in found.err
+    assert f"make it: {command('report', tmp_path / 'run')}" in found.err
     assert (tmp_path / "s.csv").exists() and (tmp_path / "run" / "best.safetensors").exists()

@@ -155,5 +155,5 @@ def test_a_damaged_tuned_file_is_refused(tmp_path: Path, change: dict, expected:
         **change,
     }
     write_json(tmp_path / "tuned.json", content)
-    with pytest.raises(UserError, match=f"{expected}.*delete it and run `python -m bench tune` again"):
+    with pytest.raises(UserError, match=f"{expected}.*delete it: all works without"):
         read_tuned(tmp_path)

@@ -11,6 +11,7 @@ from models.names import TIMM, PretrainedUnavailable
 from models.padding import accept_padding
 from models.saved import WeightsInfo
 from pipeline.errors import UserError
+from pipeline.files import file_text
 from pipeline.left_out import left_out_csv
 from pipeline.split import split_csv
 from training.config import ModelSettings, TrainConfig, config_hash, to_dict
@@ -115,8 +116,8 @@ def describe_run(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
         "data_fingerprint": inputs.patches.fingerprint,
         "config_hash": config_hash(config),
         "written": {
-            "split.csv": text_digest(split_csv(table.ids, split).encode()),
-            "left_out.csv": text_digest(left_out_csv(table.left_out).encode()),
+            "split.csv": text_digest(file_text(split_csv(table.ids, split))),
+            "left_out.csv": text_digest(file_text(left_out_csv(table.left_out))),
         },
         "settings": to_dict(resolved),
     }

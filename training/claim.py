@@ -47,6 +47,8 @@ def _lock(folder: Path) -> int:
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         except FileNotFoundError:
             continue  # another process has just removed it, empty
+        except PermissionError as error:
+            raise UserError(f"{folder}: you may not read this folder; give another --out-dir") from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

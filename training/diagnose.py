@@ -12,7 +12,7 @@ AUGMENTATION, NORMALISATION, HAND_OVER = "augmentation", "normalisation", "the h
 BOUNDS = (MODEL, WORKERS, DISK, OPENS, DECODE, AUGMENTATION, NORMALISATION, HAND_OVER)
 # Below this share of waiting the input path is not what a run waits for.
 _NOTICEABLE = 0.05
-_MEASURES = "`python -m bench doctor` measures which change would help"
+_DOCTOR = "python -m bench doctor"
 
 
 class InputPath(Protocol):
@@ -44,7 +44,9 @@ def bound_by(loader_s: float, model_s: float, parts: Mapping[str, float], idle_c
     return WORKERS if idle_cores > 0 and largest != DISK else largest
 
 
-def diagnose(history: Sequence[EpochMetrics], loader: InputPath, contention: Contention | None = None) -> str:
+def diagnose(
+    history: Sequence[EpochMetrics], loader: InputPath, contention: Contention | None = None, doctor: str = _DOCTOR
+) -> str:  # fmt: skip
     """One line on what the training steps waited for, from the run's own figures; what would help, nobody has measured.
 
     The first epoch is left out where there are more: it warms caches up and may compile.
@@ -53,6 +55,7 @@ def diagnose(history: Sequence[EpochMetrics], loader: InputPath, contention: Con
         history: the finished epochs.
         loader: of the training patches, after its last epoch.
         contention: who kept the cores busy meanwhile, where that is known.
+        doctor: the command that measures which change would help.
     """
     epochs = history[1:] or history
     if not epochs:
@@ -62,9 +65,10 @@ def diagnose(history: Sequence[EpochMetrics], loader: InputPath, contention: Con
     text = f"{rate:,.0f} images/s (median epoch), {wait:.1%} of the training time spent waiting for data"
     if contention is not None and contention.noticeable:
         return f"bound by other programs: {contention.describe()}; {text}. Alone on the machine it is faster"
+    measures = f"`{doctor}` measures which change would help"
     if wait < _NOTICEABLE:
-        return f"bound by {MODEL}: {text}; a faster input path would not help. {_MEASURES}"
-    return f"bound in part by the input, {_where(loader)}: {text}. {_MEASURES}"
+        return f"bound by {MODEL}: {text}; a faster input path would not help. {measures}"
+    return f"bound in part by the input, {_where(loader)}: {text}. {measures}"
 
 
 def _where(loader: InputPath) -> str:

@@ -1,11 +1,13 @@
 """Trained networks from run folders."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.advice import command
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.ids import checksum_of
@@ -70,17 +72,25 @@ def read_temperatures(runs: Sequence[Path]) -> np.ndarray:
     for run in runs:
         path = run / CALIBRATION_FILE
         if not path.exists():
-            raise UserError(f"{path}: expected the run's calibration, found nothing; make it: python -m report {run}")
+            raise UserError(f"{path}: expected the run's calibration, found nothing; {_way_to_calibrate(run)}")
         content = read_json(path, sealed=True)
         temperature = content.get("temperature")
         number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
         if not number or not 0 < temperature < float("inf"):
             raise UserError(
-                f"{path}: damaged: expected a positive temperature, found {temperature!r}; make it anew:"
-                f" python -m report {run}"
+                f"{path}: damaged: expected a positive temperature, found {temperature!r}; {_way_to_calibrate(run)}"
             )
         temperatures.append([float(temperature)])
     return np.array(temperatures)
+
+
+def _way_to_calibrate(run: Path) -> str:
+    """How the run gets its calibration.json, or that it gets none."""
+    if not RunFolder(run).validation.exists():
+        return "it has no validation.csv to fit it on: leave out --calibrated"
+    if not os.access(run, os.W_OK | os.X_OK):
+        return "and none can be made there, the folder is read-only: copy the run, or leave out --calibrated"
+    return f"make it, or see why there is none: {command('report', run)}"
 
 
 def not_trained_on(runs: Sequence[Path], ids: np.ndarray) -> np.ndarray:

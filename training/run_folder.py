@@ -2,16 +2,17 @@
 
 import hashlib
 import os
-import shlex
-import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from pipeline.advice import command, quoted
 from pipeline.errors import UserError
-from pipeline.files import read_json, remove_leftovers, replaceable, require_writable
+from pipeline.files import read_json, remove_leftovers, replaceable, require_writable, restore_asides
+from pipeline.launcher import launched
 from training.claim import claimed, make_folder
 from training.config import TrainConfig, check, from_dict, parse, preset_config, refuse_conflicts
 from training.device import require_possible
@@ -91,12 +92,14 @@ class RunFolder:
     @property
     def resume_command(self) -> str:
         """The command that continues this run."""
-        processes = os.environ.get("WORLD_SIZE", "1")
-        # As it was called: "python" alone may be another one, without what this program needs.
-        start = shlex.quote(sys.orig_argv[0])
-        if processes != "1":
-            start += f" -m torch.distributed.run --nproc-per-node={processes}"
-        return f"{start} train.py --resume --out-dir {shlex.quote(str(self.path))}"
+        return self.resume_at(self.path)
+
+    @staticmethod
+    def resume_at(path: Path) -> str:
+        """The command that continues the run that lies, or then lies, at ``path``, with as many processes as now."""
+        processes = launched().size
+        several = f"-m torch.distributed.run --nproc-per-node={processes}" if processes > 1 else ""
+        return command("train.py", "--resume", "--out-dir", path, python=several)
 
     def create(self) -> None:
         """Make the folder; remove what a killed process left half-written in it.
@@ -162,13 +165,18 @@ def settle(argv: Sequence[str], runs_dir: Path = RUNS_DIR, now: datetime | None 
             " with --out-dir, or give --data-dir to begin it"
         )
     config = check(config)
+    if config.run.resume and out_dir is not None:
+        restore_asides(out_dir)
     require_possible(config.run.device, config.optim.precision)
     if out_dir is None:
         stamp = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
         fold = f"-f{config.data.fold}" if config.data.folds else ""
-        out_dir = runs_dir / f"{stamp}-{config.model.name.replace(':', '-')}-s{config.run.seed}{fold}"
+        name = f"{stamp}-{config.model.name.replace(':', '-')}-s{config.run.seed}{fold}"
+        # Another one of the same second, or from before the clock was set back, is nobody's to give up.
+        names = [name, *(f"{name}-{number}" for number in range(2, 1000))]
+        out_dir = next(runs_dir / name for name in names if not (runs_dir / name).exists())
     refuse_existing(out_dir, resume=config.run.resume)
-    require_writable(out_dir, "--out-dir")
+    require_writable(out_dir, "--out-dir", instead=resume_a_copy(out_dir) if config.run.resume else "")
     if config.submit.submission is not None:
         require_writable(replaceable(config.submit.submission).parent, "--submission")
     return replace(config, run=replace(config.run, out_dir=out_dir))
@@ -225,9 +233,41 @@ def require_state(folder: RunFolder) -> None:
 
 
 def newest_run(runs_dir: Path) -> Path | None:
-    """The run in ``runs_dir`` that was begun last, by its config.json; None without one."""
+    """The run in ``runs_dir`` that was begun last; None without one.
+
+    By the number that it was given then: a clock may have been set back since. Runs without one are older; among them
+    the time of config.json tells.
+    """
     found = [path.parent for path in runs_dir.glob("*/config.json")]
-    return max(found, key=lambda path: ((path / "config.json").stat().st_mtime_ns, path.name), default=None)
+    return max(
+        found,
+        key=lambda path: (number_of(path), (path / "config.json").stat().st_mtime_ns, path.name), default=None,
+    )  # fmt: skip
+
+
+def number_of(run: Path) -> int:
+    """How many runs had been begun beside it, itself included; 0 of one that does not say."""
+    try:
+        number = read_json(run / "config.json", sealed=True).get("number")
+    except UserError:
+        return 0
+    return number if type(number) is int else 0
+
+
+def next_number(run: Path) -> int:
+    """The number of a run that begins at ``run``: one more than the highest beside it."""
+    others = [path.parent for path in run.parent.glob("*/config.json") if path.parent != run]
+    return 1 + max(map(number_of, others), default=0)
+
+
+def resume_a_copy(run: Path) -> str:
+    """What to do where a run cannot be written: commands that copy it to where it can be, and continue it there."""
+    if not (run / "config.json").exists():
+        return ""
+    beside = Path.cwd() if os.access(Path.cwd(), os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
+    copy = beside / f"{run.resolve().name}-copy"
+    copy = Path(copy.name) if beside == Path.cwd() else copy
+    return f"continue a copy: cp -r {quoted(run)} {quoted(copy)} && {RunFolder.resume_at(copy)}"
 
 
 def read_config(path: Path) -> TrainConfig:

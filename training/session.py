@@ -22,7 +22,7 @@ from training.interrupt import Stopped, StopRequest
 from training.loop import Trainer
 from training.patches import TrainPatches
 from training.progress import Progress
-from training.run_folder import RunFolder, require_size
+from training.run_folder import RunFolder, next_number, require_size
 from training.step import TrainStep, random_batch
 from training.submitting import SubmissionPatches
 from training.tensorboard_log import TensorBoardLog
@@ -147,7 +147,7 @@ def begin(config: TrainConfig, folder: RunFolder, inputs: TrainInputs, trainer: 
         for views in TTA_VIEWS:  # scores of weights that may change now
             folder.test_scores(views).unlink(missing_ok=True)
     if not resume:
-        write_json(folder.config, describe_run(config, inputs))
+        write_json(folder.config, {**describe_run(config, inputs), "number": next_number(folder.path)})
         folder.left_out.unlink(missing_ok=True)  # of an earlier run that came to nothing
         write_split(folder.split, inputs.patches.table.ids, inputs.patches.split)
         if (slides := inputs.patches.table.slides) is not None:

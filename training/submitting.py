@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.advice import command
 from pipeline.dataset import PatchTable
 from pipeline.errors import UserError, reason
 from pipeline.layouts import Layouts, check_image, scan_layouts
@@ -115,7 +116,5 @@ def write_submission_of(
             test.table, patches.sample_ids, probabilities, ensemble.prevalence, out=settings.submission, made=made
         )  # fmt: skip
     except UserError as error:
-        raise UserError(
-            f"{error}\nthe run is complete; predict later: python predict.py --run {folder.path} --data-dir"
-            f" {patches.root} --out {settings.submission}"
-        ) from error
+        later = ("--run", folder.path, "--data-dir", patches.root, "--out", settings.submission)
+        raise UserError(f"{error}\nthe run is complete; predict later: " + command("predict.py", *later)) from error

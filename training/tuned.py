@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.advice import command
 from pipeline.dataset import dataset_root
 from pipeline.settings import TUNED_FILE, InputSettings, Tuned, first_given, read_tuned
 
@@ -48,7 +49,8 @@ def input_settings(source: str | None, workers: int | None, origin: Origin, engi
     """
     found = read_tuned(origin.cache_dir)
     if found is not None and (why := origin.misfit(found)):
-        origin.say(f"{origin.path} is not used: {why}; `python -m bench tune` makes it anew")
+        again = command("bench tune", "--data-dir", origin.data_dir, "--cache-dir", origin.cache_dir)
+        origin.say(f"{origin.path} is not used: {why}; made anew by: {again}")
         found = None
     given = {"source": source, "workers": workers, "engine": engine}
     values, layers = first_given({"command line": given, TUNED_FILE: found.settings if found else {}})
