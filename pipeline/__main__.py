@@ -47,7 +47,9 @@ class Pack:
 class Verify:
     """Check that each id is the SHA-1 of its patch's pixels, as in Kaggle's data: proves a whole download.
 
-    PatchCamelyon's files are held against the published checksums.
+    PatchCamelyon's files are held against the published checksums. With --packs, packed files are held against the
+    images that they were made from. A start alone checks a packed file against its own checksums, and the images'
+    names, sizes and times of change; it cannot see an image that was changed in place with these kept.
     """
 
     data_dir: Path
@@ -56,18 +58,48 @@ class Verify:
     """Where packed files lie; a .zip is packed there first."""
     workers: int = 0
     """Threads; 0 takes every core."""
+    packs: bool = False
+    """Instead compare the packed files in --cache-dir, pixel for pixel, with the images; whatever the ids are."""
 
     def run(self) -> None:
+        if self.packs:
+            self._hold_packs()
+            return
         for table in _tables(self.data_dir, self.cache_dir):
             from pipeline.open import open_source  # with torch
 
             settings = InputSettings(workers=self.workers)
             open_source(table, settings, device="cpu", cache_dir=self.cache_dir, verify_ids=True)
             print(f"{table.split}: all {len(table):,} ids are the SHA-1 of their pixels")
+            if table.layout == "kaggle" and any(self.cache_dir.glob(f"{table.split}-*.packed")):
+                print(f"{table.split}: a packed file stands for the images; --packs holds it against them")
         if table.layout == "pcam":  # there the ids are made of the pixels: they prove nothing about the download
             from pipeline.pcam import verify_published
 
             verify_published(table.store.place)
+
+    def _hold_packs(self) -> None:
+        from pipeline.left_out import without
+        from pipeline.pack_verify import hold_against_images
+        from pipeline.packfile import PackFile
+
+        held = 0
+        threads = InputSettings(workers=self.workers).threads
+        for listed in _tables(self.data_dir, self.cache_dir, skip_missing=True):
+            if listed.layout != "kaggle":
+                raise UserError(f"{self.data_dir}: --packs is for Kaggle's images, found PatchCamelyon's files")
+            for path in sorted(self.cache_dir.glob(f"{listed.split}-*.packed")):
+                pack = PackFile(path)
+                table = without(listed, pack.left_out)
+                if pack.ids == table.ids.tolist() and table.store.fingerprint() == pack.header.fingerprint:
+                    hold_against_images(pack, table, threads=threads)
+                    print(f"{path}: all {len(table):,} patches are those of the images")
+                    held += 1
+        if not held:
+            raise UserError(
+                f"{self.cache_dir}: expected a packed file of {self.data_dir}, found none; make one: python -m pipeline"
+                f" pack --data-dir {self.data_dir} --out {self.cache_dir}"
+            )
 
 
 @dataclass(frozen=True)

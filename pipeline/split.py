@@ -69,6 +69,8 @@ def make_split(
     _check_sides(labels, train, validation)
     by_slide = f"{len(np.unique(groups))} slides, none on both sides" if groups is not None else "stratified by label"
     which = f"fold {fold} of {folds}" if folds else f"{len(validation) / len(labels):.0%} for validation"
+    if not folds and groups is not None and f"{len(validation) / len(labels):.0%}" != f"{val_fraction:.0%}":
+        which += f"; {val_fraction:.0%} was asked for, and whole slides are dealt into {n_splits} parts"
     sizes = f"{len(train):,} training, {len(validation):,} validation patches"
     return Split(train, validation, f"{sizes} ({which}, {by_slide})", by_slide=groups is not None)
 

@@ -8,6 +8,7 @@ from scipy.optimize import minimize_scalar
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
+from pipeline.of_validation import KEY, require_of_validation, validation_digest
 from report.scores import wilson_interval
 
 CALIBRATION_FILE = "calibration.json"
@@ -148,12 +149,15 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) ->
 
 def write_calibration(run_dir: Path, calibration: Calibration) -> None:
     """Keep the temperature in the run folder, for ``predict.py --calibrated``."""
-    write_json(run_dir / CALIBRATION_FILE, {"schema": CALIBRATION_SCHEMA, **asdict(calibration)})
+    content = {"schema": CALIBRATION_SCHEMA, **asdict(calibration), KEY: validation_digest(run_dir)}
+    write_json(run_dir / CALIBRATION_FILE, content)
 
 
 def kept_temperature(run_dir: Path) -> float:
-    """The temperature in a run's calibration.json. Raises UserError where there is none to be read."""
-    found = read_json(run_dir / CALIBRATION_FILE, sealed=True).get("temperature")
+    """The temperature in a run's calibration.json. Raises UserError where there is none for its validation.csv."""
+    content = read_json(run_dir / CALIBRATION_FILE, sealed=True)
+    require_of_validation(run_dir / CALIBRATION_FILE, content)
+    found = content.get("temperature")
     if not isinstance(found, int | float):
         raise UserError(f"{run_dir / CALIBRATION_FILE}: expected a temperature, found {found!r}")
     return float(found)

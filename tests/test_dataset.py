@@ -175,6 +175,14 @@ def test_stratified_split_is_seeded_and_complete(rng: np.random.Generator) -> No
     assert not np.array_equal(split.validation, make_split(labels, val_fraction=0.2, seed=4).validation)
 
 
+def test_the_share_asked_for_is_said_where_whole_slides_give_another() -> None:
+    labels, groups = np.arange(300) % 2, np.repeat(np.arange(30), 10).astype(str)
+    split = make_split(labels, val_fraction=0.3, seed=0, groups=groups)
+    assert "33% for validation; 30% was asked for" in split.description and "3 parts" in split.description
+    assert "asked" not in make_split(labels, val_fraction=0.2, seed=0, groups=groups).description
+    assert "asked" not in make_split(labels, val_fraction=0.3, seed=0).description
+
+
 @pytest.mark.parametrize("folds", [0, 4])
 def test_no_slide_on_both_sides(rng: np.random.Generator, folds: int) -> None:
     labels, groups = rng.integers(0, 2, 600), rng.integers(0, 30, 600).astype(str)

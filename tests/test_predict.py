@@ -22,6 +22,7 @@ import train
 from models.views import TTA_VIEWS, dihedral_view
 from pipeline.errors import UserError
 from pipeline.files import write_csv, write_json
+from pipeline.of_validation import validation_digest
 from training.inference import batch_logits, predict_logits
 from training.metrics import score
 from training.networks import not_trained_on, read_temperatures
@@ -203,6 +204,19 @@ def test_calibrated_divides_each_runs_logits_by_its_temperature(data, runs, tmp_
         )
         logits = np.log(plain / (1 - plain))
         np.testing.assert_allclose(calibrated, 1 / (1 + np.exp(-logits / temperature)), atol=1e-6)
+
+
+def test_a_calibration_of_other_predictions_is_refused_and_one_of_before_is_said(tmp_path, capsys):
+    (tmp_path / "validation.csv").write_text("id,label,probability\na,1,0.5\n")
+    digest = validation_digest(tmp_path)
+    write_json(tmp_path / "calibration.json", {"temperature": 1.5, "validation_sha256": digest})
+    assert read_temperatures([tmp_path]).tolist() == [[1.5]] and not capsys.readouterr().err
+    (tmp_path / "validation.csv").write_text("id,label,probability\na,1,0.75\n")
+    with pytest.raises(UserError, match=f"other predictions.*make it anew: python -m report {tmp_path}"):
+        read_temperatures([tmp_path])
+    write_json(tmp_path / "calibration.json", {"temperature": 1.5})
+    assert read_temperatures([tmp_path]).tolist() == [[1.5]]
+    assert f"python -m report {tmp_path}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}", '{"temperature": -1}', '{"temperature": "hot"}', "[]"])

@@ -11,6 +11,7 @@ from pipeline.advice import command
 from pipeline.errors import UserError
 from pipeline.files import read_json
 from pipeline.ids import checksum_of
+from pipeline.of_validation import require_of_validation
 from pipeline.split import TRAIN, split_ids
 from training.run_folder import RUNS_DIR, RunFolder, require_own
 
@@ -66,7 +67,7 @@ def read_temperatures(runs: Sequence[Path]) -> np.ndarray:
     """Temperatures [R, 1] that ``python -m report RUN`` has fitted: calibrated logits are logits / temperature.
 
     Raises:
-        UserError: a run has no calibration.json, or a damaged one.
+        UserError: a run has no calibration.json, a damaged one, or one of other predictions than its validation.csv.
     """
     temperatures = []
     for run in runs:
@@ -80,6 +81,7 @@ def read_temperatures(runs: Sequence[Path]) -> np.ndarray:
             raise UserError(
                 f"{path}: damaged: expected a positive temperature, found {temperature!r}; {_way_to_calibrate(run)}"
             )
+        require_of_validation(path, content)
         temperatures.append([float(temperature)])
     return np.array(temperatures)
 
