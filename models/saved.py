@@ -73,7 +73,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], WeightsInfo
     """
     try:
         content = Path(path).read_bytes()  # not mapped: a file cut short meanwhile would end the process
-        weights = safetensors.torch.load(content)
+        weights = dict(sorted(safetensors.torch.load(content).items()))  # it gives them in another order each time
         meta = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__") or {}
         if meta.get("schema") != str(WEIGHTS_SCHEMA):
             raise ValueError(f"expected weights of schema {WEIGHTS_SCHEMA}, found {meta.get('schema')!r}")
