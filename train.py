@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from leaving import leave
 from pipeline.advice import command
 from pipeline.command import Stopped, run_command
+from pipeline.errors import UserError
 from pipeline.shown import waiting
 from training.config import TrainConfig
 from training.distributed import World
@@ -65,9 +66,11 @@ def finish(config: TrainConfig, folder: RunFolder, run: "Learned") -> None:
             from report.run_page import write_run_report  # matplotlib
 
             report = write_run_report(folder.path, data_dir=run.inputs.patches.root, patches=REPORT_PATCHES)
-    except KeyboardInterrupt as interrupt:
+    except (KeyboardInterrupt, Stopped) as stopped:
         print(f"\ninterrupted: the report is not finished, all else is; make it: {again}", file=sys.stderr)
-        raise Stopped(signal.SIGINT) from interrupt
+        raise (stopped if isinstance(stopped, Stopped) else Stopped(signal.SIGINT)) from stopped
+    except UserError as error:
+        raise UserError(f"{error}; the report is not finished, all else is; make it: {again}") from error
     print(f"plots in {folder.path / 'plots'}, report in {report} (more patches: {again})", flush=True)
 
 

@@ -107,7 +107,7 @@ COMMANDS: Mapping[str, Command] = {
     "dali-ways": Command("bench.dali_ways", "DaliWays", "ways to build DALI's graph, and what each costs", None),
     "profile": Command("bench.step_profile", "Profile", "which kernels a training step spends its time in", None),
     "floors": Command("bench.floors", "Floors", "operations and bytes of a training step, and what they allow", None),
-    "job": Command("bench.job", "Job", "train.py and predict.py against the clock", None),
+    "job": Command("bench.job", "Job", "train.py --submission by the clock, cold and warm, stretch by stretch", None),
     "full-size": Command("bench.full_size", "FullSize", "write SYNTHETIC data of Kaggle's size", None),
     "all": Command("bench.all", "All", "the commands from ceilings to scaling, each result into one folder", None),
 }

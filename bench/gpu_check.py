@@ -150,7 +150,7 @@ def plan(check: GpuCheck, folder: Path, cache: Path) -> list[Part]:
     ]
     if check.real is not None:
         seeds = ("--seeds", "0", "1", "2") if gpu else ("--seeds", "0")
-        real = ("--data-dir", str(check.real), "--no-predict", *on_device, *seeds)
+        real = ("--data-dir", str(check.real), "--no-predict", "--no-warm", *on_device, *seeds)
         preset = ("--preset", "fast" if gpu else "smoke")
         ways = {
             "auc-fp32": "--precision fp32",

@@ -105,13 +105,15 @@ class JobOptions:
     preset: str = "kaggle"
     """Of train.py."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """Of both."""
+    """Of train.py."""
     options: str = ""
     """More options for train.py in one text, such as "--epochs 1 --batch-size 64"."""
     seeds: tuple[int, ...] = (0,)
     """One run each."""
     predict: bool = True
-    """Also predict the test patches; without it a run is train.py alone."""
+    """Also predict the test patches, eight views of each, in the same process (--submission)."""
+    warm: bool = True
+    """Run each seed twice: with empty caches, and again with what the first run left in them."""
 
 
 @dataclass(frozen=True, kw_only=True)

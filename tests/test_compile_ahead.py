@@ -1,5 +1,6 @@
 """Compiling while the files are opened: it changes nothing that is learned, and what is beside it ends with it."""
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,7 @@ from pipeline.interruptible import check_interrupt
 from training import session
 from training import step as training_step
 from training.beside import beside
+from training.compiling import keep_compiled
 from training.config import OptimSettings
 from training.run_folder import RunFolder
 from training.step import TrainStep, random_batch
@@ -152,3 +154,16 @@ def _copy(value: object) -> object:
     if isinstance(value, list):
         return [_copy(item) for item in value]
     return value
+
+
+def test_compiled_code_is_kept_in_the_cache_folder_unless_the_user_says_otherwise(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    try:
+        assert keep_compiled(tmp_path / "cache") == tmp_path / "cache" / "compiled"
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cache" / "compiled")
+        assert keep_compiled(tmp_path / "other") is None and not (tmp_path / "other").exists()
+    finally:
+        del os.environ["TORCHINDUCTOR_CACHE_DIR"]
+    (tmp_path / "file").write_text("")
+    assert keep_compiled(tmp_path / "file") is None, "no reason to stop: torch has a place of its own"
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ

@@ -89,7 +89,7 @@ def test_summary_says_what_is_met_what_is_not_and_what_was_not_measured() -> Non
     assert " NO " in lines["resident, light"] and "2,900,000 images/s" in lines["resident, light"]
     assert " yes " in lines["strip, light"]
     assert " yes " in lines["end to end / min(loader, model)"] and " NO " in lines["data wait"]
-    for name in ("packed, light", "TIFFs -> network -> submission, TTA"):
+    for name in ("packed, light", "command -> submission.csv, TTA, cold"):
         assert "not measured" in lines[name]
     assert "the reason" in text and "100 s in all" in text
 

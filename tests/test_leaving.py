@@ -25,16 +25,18 @@ leaving.leave(3)
 """
 TORCH = 'sys.modules["torch"] = types.ModuleType("torch")\n'
 SLOW = "threading.Thread(target=lambda: (time.sleep(0.3), print('thread ended'))).start()\n"
+POOL = "import concurrent.futures as f; pool = f.ThreadPoolExecutor(2); pool.submit(int).result()\n"
 
 
 @pytest.mark.parametrize(
     ("more", "out"),
     [
         (TORCH, "last line\nregistered\n"),
-        (TORCH + SLOW, "last line\nthread ended\nregistered\ntaken apart\n"),
+        (TORCH + SLOW, "last line\nthread ended\nregistered\n"),
+        (TORCH + POOL, "last line\nregistered\n"),
         ("", "last line\nregistered\ntaken apart\n"),
     ],
-    ids=["with torch", "a thread at work", "without torch"],
+    ids=["with torch", "a thread at work", "an idle pool", "without torch"],
 )
 def test_leaving_loses_nothing_and_takes_apart_what_is_cheap_alone(more: str, out: str) -> None:
     run = subprocess.run(

@@ -1,6 +1,9 @@
 """train.py --submission: the file that predict.py writes, in one process; and the order of what comes last."""
 
+import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -8,6 +11,8 @@ import numpy as np
 import pytest
 from tests_support import kaggle_tiff
 from training_cases import (
+    ONE_THREAD,
+    ROOT,
     TEST_PATCHES,
     one_thread,  # noqa: F401  (a fixture for this whole file)
     smoke_args,
@@ -16,10 +21,13 @@ from training_cases import (
 
 import predict
 import train
+from models.saved import read_weights
 from pipeline.advice import command
 from pipeline.command import Stopped
 from pipeline.errors import UserError
 from training import submitting
+from training.checkpoint import load_checkpoint
+from training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +124,27 @@ def test_an_interrupted_report_costs_the_report_alone(data: Path, tmp_path: Path
     found = capsys.readouterr()
     assert f"make it: {command('report', tmp_path / 'run')}" in found.err
     assert (tmp_path / "s.csv").exists() and (tmp_path / "run" / "best.safetensors").exists()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_report_is_drawn_costs_the_page_alone(data: Path, tmp_path: Path, signum: int) -> None:
+    """A process of its own, told to end once it says that it draws."""
+    run, out = RunFolder(tmp_path / "run"), tmp_path / "s.csv"
+    argv = smoke_args(data, run.path, "--submission", str(out), "--epochs", "1")
+    with subprocess.Popen(
+        [sys.executable, "-u", "train.py", *argv], cwd=ROOT, env={**os.environ, **ONE_THREAD}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 (shells ignore it)
+    ) as process:  # fmt: skip
+        said = next(line for line in process.stdout if line.startswith("drawing"))
+        assert said and out.exists(), "the submission is there before anything is drawn"
+        process.send_signal(signum)
+        _, error = process.communicate(timeout=120)
+    assert process.returncode == 128 + signum, error
+    assert "the report is not finished, all else is; make it: " in error and "Traceback" not in error
+    assert not (run.path / "report.html").exists()
+    assert load_checkpoint(run.last, belongs_to={})["progress"]["epoch"] == 1 and read_weights(run.best)
+    assert len(out.read_text().splitlines()) == 1 + TEST_PATCHES
+    assert not [path for path in tmp_path.rglob(".*.tmp")]
+    status = subprocess.run([sys.executable, "-m", "report", str(run.path)], cwd=ROOT, check=False).returncode
+    assert status == 0 and (run.path / "report.html").exists()

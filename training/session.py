@@ -12,6 +12,7 @@ from pipeline.left_out import write_left_out
 from pipeline.shown import waiting
 from pipeline.split import write_split
 from training.build import build_step, build_trainer, describe_run, require_fit
+from training.compiling import keep_compiled
 from training.config import TrainConfig
 from training.contention import Contention, CoreWatch
 from training.device import choose_device, choose_precision, describe_device, prepare_backends
@@ -50,6 +51,9 @@ def learned(config: TrainConfig, patches: TrainPatches, folder: RunFolder, world
         UserError: the device, the files or the last checkpoint cannot be used, or training diverged.
         Stopped: a signal came; the run can be continued.
     """
+    # Before torch.compile's modules are imported, as they settle then for a place of their own.
+    if config.optim.compile and (kept := keep_compiled(config.data.cache_dir)) is not None:
+        world.say(f"what is compiled is kept in {kept}")
     device = choose_device(config.run.device, world.local_rank)
     precision = choose_precision(config.optim.precision, device)
     prepare_backends(device)
