@@ -19,6 +19,7 @@ from pipeline.image_files import (
     FolderFiles,
     Images,
     ZipFiles,
+    convert_hint,
     without_suffix,
 )
 from pipeline.pcam_names import is_pcam
@@ -163,7 +164,8 @@ def open_dataset(
             listed = read_ids(files.content(SAMPLE_FILE), files.where(SAMPLE_FILE)) if sample_ids else _of_files(images)
             test = _table("test", listed, images, synthetic=synthetic, labels=None, skip_missing=skip_missing)
         elif found := images.found_instead():
-            raise DatasetError(f"{images.place}: expected .tif files, as Kaggle gives them, found {found}")
+            hint = convert_hint(images.place, "test", found)
+            raise DatasetError(f"{images.place}: expected .tif files, as Kaggle gives them, found {found}{hint}")
     if train is None and test is None and not files.has(LABELS_FILE) and sample_ids is None:
         raise DatasetError(
             f"{root}: expected {LABELS_FILE} and train/, or test/, in Kaggle's layout, found "
@@ -282,6 +284,7 @@ def _absent(split: str, listed: Table, images: Images, missing: Sequence[int]) -
     others = images.found_instead()
     if others:
         text += f"; {images.place} holds {others}, which are not read: Kaggle's own .tif files are expected"
+        text += convert_hint(images.place, split, others)
     if len(missing) == of:
         known = images.all()
         return text if others else text + (

@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.image_files import LABELS_FILE, MACS_OWN, SAMPLE_FILE, DatasetError
+from pipeline.image_files import LABELS_FILE, MACS_OWN, SAMPLE_FILE, DatasetError, convert_hint
 from pipeline.pcam_names import is_pcam
 from pipeline.stores import SUFFIXES, unreadable
 
@@ -166,6 +166,7 @@ def _found_instead(root: Path, names: set[str]) -> str:
                 return (
                     f"{expected}, found {split}/ with {len(inner):,} entries and no .tif file among them"
                     f"{' (' + ', '.join(suffixes[:3]) + ')' if suffixes else ''}"
+                    f"{convert_hint(str(root), split, ' '.join(suffixes))}"
                 )
             return f"{expected}, found an empty {split}/"
     shown = sorted(name for name in names if not name.startswith("."))

@@ -116,6 +116,24 @@ class Images:
         return names
 
 
+def convert_hint(place: str, split: str, found: str) -> str:
+    """The command that makes TIFFs of PNG files and the like, if ``found`` names any; else nothing.
+
+    Args:
+        place: where they lie, as ``Images.place`` has it.
+        split: the name of a folder there that is not the data set's own.
+        found: suffixes in words.
+    """
+    from pipeline.convert import IMAGES, convert_command  # which reads by way of this module
+
+    if not any(suffix in found.lower() for suffix in IMAGES if suffix not in SUFFIXES):
+        return ""
+    where = Path(place.partition(".zip: ")[0] + ".zip" if ".zip: " in place else place)
+    while where.name.lower() == split and where.name:
+        where = where.parent
+    return f"; convert them: {convert_command(where)}"
+
+
 def without_suffix(identifier: str) -> str:
     """An id as it is without .tif or .tiff, which some tables give it."""
     stem, suffix = os.path.splitext(identifier)

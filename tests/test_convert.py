@@ -109,3 +109,23 @@ def test_members_of_a_zip_stay_inside(tmp_path):
     convert(tmp_path / "data.zip", tmp_path / "deep" / "out", white=None, skip=False, threads=1, progress=False)
     assert sorted(path.name for path in (tmp_path / "deep" / "out" / "train").iterdir()) == ["a.tif", "b.tif"]
     assert not list(tmp_path.rglob("outside.tif"))
+
+
+@pytest.mark.parametrize("tables", [True, False])
+def test_a_data_set_of_png_files_is_told_the_command_that_makes_it_one_of_tiffs(tables, tmp_path):
+    folder = written({"a": ODD["plain"], "b": ODD["plain"]}, tmp_path / "data")
+    for split in ("train", "test"):
+        (folder / split).mkdir(exist_ok=True)
+        (folder / split / "a.png").write_bytes(ODD["png"])
+        (folder / split / "b.png").write_bytes(ODD["png"])
+    (folder / "train" / "a.tif").unlink()
+    (folder / "train" / "b.tif").unlink()
+    if not tables:
+        (folder / "train_labels.csv").unlink()
+    with pytest.raises(UserError) as refused:
+        open_dataset(folder)
+    command = str(refused.value).partition("convert them: ")[2].partition("; the README")[0].partition("\n")[0]
+    done = subprocess.run(command, shell=True, executable="/bin/bash", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (str(refused.value), done.stderr)
+    dataset = open_dataset(tmp_path / "data-converted")
+    assert dataset.test.ids.tolist() == ["a", "b"] and (dataset.train is not None) == tables
