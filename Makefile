@@ -10,7 +10,7 @@ MINUTES ?= 10
 KILLS ?= 30
 SOAK_OUT ?= data/soak.json
 
-.PHONY: help install demo test bench gpu-check fuzz soak notebook lint lock clean
+.PHONY: help install demo test bench gpu-check fuzz soak matrix notebook lint lock clean
 
 help:
 	@echo "make install $(VENV) with all that the programs need"
@@ -20,6 +20,7 @@ help:
 	@echo "make gpu-check   tests and bench on a GPU at Kaggle's size, 5 minutes (REAL=FOLDER_OR_ZIP adds the AUC)"
 	@echo "make fuzz    damage TIFF files and all others that are read, for MINUTES=10"
 	@echo "make soak    kill packing, training and predicting KILLS=30 times each; figures in $(SOAK_OUT)"
+	@echo "make matrix  the tests that read files, with the oldest and newest packages allowed, on each Python found"
 	@echo "make notebook  run notebooks/quickstart.ipynb and keep its outputs in it"
 	@echo "make lint    ruff over the code"
 	@echo "make lock    make the pinned requirements anew from pyproject.toml"
@@ -57,6 +58,10 @@ fuzz: $(STAMP)
 # Programs killed at random moments, processes of their own, oftener than `make test` kills.
 soak: $(STAMP)
 	KILLS=$(KILLS) SOAK_OUT=$(SOAK_OUT) $(BIN)/python -m pytest -s tests/test_soak.py
+
+# The tests that read and write files, with the oldest and newest packages that pyproject.toml allows.
+matrix: $(STAMP)
+	$(BIN)/python tests/matrix.py
 
 notebook: $(STAMP)
 	rm -rf data/quickstart

@@ -3,12 +3,15 @@
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.saved import WeightsInfo
 from pipeline.settings import KAGGLE_NORMALISATION
 from pipeline.synthetic import tiff_header
+
+if TYPE_CHECKING:  # with torch, which `make matrix` does without on other Pythons
+    from models.saved import WeightsInfo
 
 
 def kaggle_tiff(pixels: np.ndarray) -> bytes:
@@ -44,8 +47,10 @@ def write_kaggle_folder(
     return pixels
 
 
-def weights_info(model: str, dropout: float, size: int) -> WeightsInfo:
+def weights_info(model: str, dropout: float, size: int) -> "WeightsInfo":
     """What a weights file says of a network that learned from generated patches of ``size`` pixels."""
+    from models.saved import WeightsInfo
+
     return WeightsInfo(
         model=model, dropout=dropout, fine_stem=False, mean=KAGGLE_NORMALISATION.mean, std=KAGGLE_NORMALISATION.std,
         patch_size=(size, size), prevalence=0.5, epoch=1, val_auc=0.5, synthetic=True,

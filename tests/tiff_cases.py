@@ -3,6 +3,7 @@
 Shared by the tests of the header reader, of the data set's validation and of DALI's decoder.
 """
 
+import contextlib
 import io
 import lzma
 import os
@@ -105,7 +106,6 @@ def pillow_cases() -> list[Case]:
         by_pillow("RGB, opaque alpha, premultiplied", make_tiff(np.dstack([PATCH, opaque]), tags={338: (SHORT, [1])})),
         by_pillow("four channels, not said what the fourth is", make_tiff(np.dstack([PATCH, opaque]))),
         by_pillow("RGB and an unnamed channel", make_tiff(np.dstack([PATCH, gray]), tags={338: (SHORT, [0])})),
-        by_pillow("YCbCr", pillow_tiff("YCbCr", PATCH)),
         by_pillow("JPEG compression", pillow_tiff("RGB", PATCH, compression="jpeg")),
         by_pillow("JPEG compression of YCbCr", pillow_tiff("YCbCr", PATCH, compression="jpeg")),
         by_pillow("JPEG compression of gray", pillow_tiff("L", PATCH, compression="jpeg")),
@@ -132,6 +132,8 @@ def pillow_cases() -> list[Case]:
         by_pillow("PackBits, padded", coded(PACKBITS, lambda data: packbits_encode(data, 3 * 96) + b"\0")),
         by_pillow("PackBits runs beyond rows", make_tiff(black, compression=PACKBITS, encoder=packbits_encode)),
     ]
+    with contextlib.suppress(OSError):  # Pillow before 13 does not read what it writes there, and it is refused
+        cases.append(by_pillow("YCbCr", pillow_tiff("YCbCr", PATCH)))
     rng = np.random.default_rng(5)
     for bits in (2, 4):
         packed = rng.integers(0, 256, (96, 12 * bits, 1), np.uint8)  # 96 pixels a row
