@@ -19,7 +19,7 @@ help:
 	@echo "make bench   measure for some minutes, results into data/bench-results/ (DATA=FOLDER_OR_ZIP: on your patches)"
 	@echo "make gpu-check   tests and bench on a GPU at Kaggle's size, 5 minutes (REAL=FOLDER_OR_ZIP adds the AUC)"
 	@echo "make fuzz    damage TIFF files and all others that are read, for MINUTES=10"
-	@echo "make soak    kill packing, training and predicting KILLS=30 times each; figures in $(SOAK_OUT)"
+	@echo "make soak    kill and disturb packing, training and predicting KILLS=30 times each; figures in $(SOAK_OUT)"
 	@echo "make matrix  the tests that read files, with the oldest and newest packages allowed, on each Python found"
 	@echo "make notebook  run notebooks/quickstart.ipynb and keep its outputs in it"
 	@echo "make lint    ruff over the code"
@@ -55,9 +55,9 @@ gpu-check: $(STAMP)
 fuzz: $(STAMP)
 	FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s tests/test_fuzz_tiff.py tests/test_fuzz_files.py
 
-# Programs killed at random moments, processes of their own, oftener than `make test` kills.
+# Troubles, and programs killed, at random moments, processes of their own, oftener than `make test` kills.
 soak: $(STAMP)
-	KILLS=$(KILLS) SOAK_OUT=$(SOAK_OUT) $(BIN)/python -m pytest -s tests/test_soak.py
+	KILLS=$(KILLS) SOAK_OUT=$(SOAK_OUT) $(BIN)/python -m pytest -s tests/test_soak.py tests/test_soak_troubles.py
 
 # The tests that read and write files, with the oldest and newest packages that pyproject.toml allows.
 matrix: $(STAMP)

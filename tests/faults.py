@@ -2,7 +2,9 @@
 
 import errno
 import fcntl
+import itertools
 import os
+import time
 
 
 def refused(number: int):
@@ -25,3 +27,9 @@ def shared_folder() -> None:
         rename(source, target)
 
     os.replace = replace
+
+
+def clock_that_goes_back() -> None:
+    """Every look at the clock finds it a minute earlier."""
+    began, looks = time.time(), itertools.count()
+    time.time = lambda: began - 60 * next(looks)

@@ -88,7 +88,7 @@ class Forker:
         Args:
             program, argv, cwd: what is run, and where.
             out, err: what its standard output and error are: "" is read to the end; "closed" is none; "full" takes
-                nothing; "gone" is a pipe whose reader has left.
+                nothing; "gone" is a pipe whose reader has left; else the path of a file or of a pipe with a name.
             encoding: of its standard output, as if PYTHONIOENCODING said so.
             ignored: signals that it was started to ignore.
             arm: "module:function" to call before it runs, in its process.
@@ -161,6 +161,8 @@ def replace_stream(descriptor: int, kind: str) -> None:
         setattr(sys, {1: "stdout", 2: "stderr"}[descriptor], None)  # as Python does when it starts so
     elif kind == "full":
         os.dup2(os.open("/dev/full", os.O_WRONLY | os.O_CLOEXEC), descriptor)
+    elif kind.startswith("/"):
+        os.dup2(os.open(kind, os.O_WRONLY | os.O_CLOEXEC), descriptor)
     elif kind == "gone":
         reader, writer = os.pipe()
         os.dup2(writer, descriptor)

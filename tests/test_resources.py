@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ from training_cases import (
     smoke_args,
     write_small_dataset,
 )
+from troubles import small_disk
 
 import train
 from pipeline import files
@@ -126,19 +126,6 @@ def test_disk_full_at_each_write_of_a_run_loses_nothing(data, trained, tmp_path,
     assert {"config.json", "split.csv", "environment.json", "best.safetensors", "validation.csv", "metrics.csv",
             "last.pt"} <= set(named)  # fmt: skip
     assert_same_run(folder, trained)
-
-
-@contextmanager
-def small_disk(folder: Path, options: str) -> Iterator[Callable[[str], None]]:
-    """A file system in memory; skips where mounting is not allowed. Yields what remounts it with other options."""
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip("mounting a small disk is not allowed here")
-    try:
-        yield lambda other: subprocess.run(["mount", "-o", f"remount,{other}", folder], check=True)
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 def test_disk_that_fills_up_before_the_report_keeps_the_run(forker, data, trained, tmp_path):
