@@ -110,7 +110,8 @@ def test_tuned_settings_are_read_said_and_overruled(tmp_path: Path, capsys: pyte
 
 def test_what_was_tuned_elsewhere_is_left_alone(tmp_path: Path) -> None:
     lines: list[str] = []
-    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    (tmp_path / "data" / "train_labels.csv").write_text("id,label\n")  # that it is a data set is all that is asked
     here = Origin(tmp_path / "data", tmp_path, CPU, lines.append)
     tuned = Tuned({"source": "packed", "workers": 3}, 512, "cpu", usable_cores(), str(tmp_path / "data"))
     write_tuned(tmp_path, tuned)
