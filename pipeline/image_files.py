@@ -266,7 +266,11 @@ def _place_of(split: str, folders: Sequence[str]) -> str | None:
 
 def _listed(folder: Path) -> list[str]:
     try:
-        return [entry.name for entry in os.scandir(folder) if not entry.is_dir()]
+        # A folder that is called as an image is told as one that cannot be used.
+        return [
+            entry.name for entry in os.scandir(folder)
+            if entry.name.lower().endswith(SUFFIXES) or not entry.is_dir(follow_symlinks=False)
+        ]  # fmt: skip
     except OSError as error:
         raise unreadable(str(folder), error) from error
 

@@ -170,6 +170,9 @@ def test_folder_below_a_file_is_said_before_any_work(forker, data, trained, tmp_
 @pytest.mark.parametrize("program", ["pipeline", "train", "predict"])
 def test_no_file_descriptors_left_is_said(forker, data, trained, tmp_path, program):
     result = forker.run(program, arguments(program, data, trained, tmp_path), NOFILE=4)
+    if program == "predict" and result.status == 0:  # it made do with them, without what it would have compiled
+        assert "predictions in" in result.out and len((tmp_path / "submission.csv").read_text().splitlines()) == 38
+        return
     error = said_in_one_line(result).lower()
     assert "no file descriptors are left" in error or "too many open files" in error
     if program == "train" and (tmp_path / "run" / "last.pt").exists():  # it had enough of them up to the report
