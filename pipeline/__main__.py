@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from leaving import leave
+from pipeline.advice import command
 from pipeline.command import run_command
 from pipeline.errors import UserError
 from pipeline.files import replaceable, require_writable, write_csv
@@ -97,8 +98,8 @@ class Verify:
                     held += 1
         if not held:
             raise UserError(
-                f"{self.cache_dir}: expected a packed file of {self.data_dir}, found none; make one: python -m pipeline"
-                f" pack --data-dir {self.data_dir} --out {self.cache_dir}"
+                f"{self.cache_dir}: expected a packed file of {self.data_dir}, found none; make one: "
+                + command("pipeline pack", "--data-dir", self.data_dir, "--out", self.cache_dir)
             )
 
 

@@ -6,7 +6,7 @@ function that numba compiles can. If the fault lies in a guarded map, it puts a 
 that the copy goes on and its caller learns that what it copied is worth nothing; any other fault goes to whoever
 handled SIGBUS before.
 
-Reading by pread instead needs no such thing, and costs a quarter more time a patch (bench/README.md).
+Reading by pread instead needs no such thing; it took the gather of Kaggle's patches from 5.2 to 6.9 us of CPU each.
 """
 
 import ctypes

@@ -8,7 +8,6 @@ several pages the first is taken. PNG, JPEG, BMP, GIF, WebP and JPEG 2000 files 
 import contextlib
 import io
 import os
-import shlex
 import shutil
 import sys
 from collections import Counter
@@ -19,6 +18,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from pipeline import shown
+from pipeline.advice import command
 from pipeline.errors import UserError, listed, reason
 from pipeline.interruptible import check_interrupt
 from pipeline.layouts import look_at
@@ -41,16 +41,7 @@ def convert_command(place: Path) -> str:
     stem = place.stem if place.is_file() else place.name
     names = (f"{stem}-converted{f'-{number}' if number > 1 else ''}" for number in range(1, 1000))
     out = next(parent / name for name in names if not os.path.lexists(parent / name))
-    return module_command("pipeline", "convert", "--data-dir", str(place), "--out", str(out))
-
-
-def module_command(module: str, *arguments: str) -> str:
-    """``python -m MODULE …`` with the Python that runs now, from where the project lies."""
-    found = shutil.which("python")
-    same = found is not None and os.path.dirname(found) == os.path.dirname(sys.executable)
-    command = shlex.join(["python" if same else sys.executable, "-m", module, *arguments])
-    root = Path(__file__).resolve().parent.parent
-    return command if Path.cwd() == root else f"cd {shlex.quote(str(root))} && {command}"
+    return command("pipeline convert", "--data-dir", place, "--out", out)
 
 
 def convert(

@@ -148,10 +148,11 @@ def open_dataset(
         return open_pcam(root, splits=splits, cache_dir=Path(cache_dir))
     files: Files = ZipFiles(root) if root.is_file() else FolderFiles(root)
     synthetic = files.has(SYNTHETIC_FILE)
-    train = test = sample_ids = None
+    train = test = None
     lacking: dict[str, str] = {}
-    if files.has(SAMPLE_FILE):
-        sample_ids = read_ids(files.content(SAMPLE_FILE), files.where(SAMPLE_FILE))["id"]
+    sample = None
+    if "test" in splits and files.has(SAMPLE_FILE):
+        sample = read_ids(files.content(SAMPLE_FILE), files.where(SAMPLE_FILE))
     if "train" in splits and files.has(LABELS_FILE):
         listed = read_ids(files.content(LABELS_FILE), files.where(LABELS_FILE), labelled=True)
         images = files.images("train")
@@ -160,18 +161,26 @@ def open_dataset(
     elif "train" in splits:
         lacking["train"] = _no_labels(files)
     if "test" in splits and (images := files.images("test")) is not None:
-        if images.all():
-            listed = read_ids(files.content(SAMPLE_FILE), files.where(SAMPLE_FILE)) if sample_ids else _of_files(images)
-            test = _table("test", listed, images, synthetic=synthetic, labels=None, skip_missing=skip_missing)
+        if images.top or images.all():
+            test = _table(
+                "test", sample or _of_files(images), images, synthetic=synthetic, labels=None, skip_missing=skip_missing
+            )
         elif found := images.found_instead():
             hint = convert_hint(images.place, "test", found)
             raise DatasetError(f"{images.place}: expected .tif files, as Kaggle gives them, found {found}{hint}")
-    if train is None and test is None and not files.has(LABELS_FILE) and sample_ids is None:
+    if train is None and test is None and not files.has(LABELS_FILE) and not files.has(SAMPLE_FILE):
         raise DatasetError(
             f"{root}: expected {LABELS_FILE} and train/, or test/, in Kaggle's layout, found "
             f"{_few(files.top()) or 'nothing'}; the README says how to get the data"
         )
-    return Dataset(root=files.root, train=train, test=test, sample_ids=sample_ids, synthetic=synthetic, lacking=lacking)
+    return Dataset(
+        root=files.root,
+        train=train,
+        test=test,
+        sample_ids=sample and sample["id"],
+        synthetic=synthetic,
+        lacking=lacking,
+    )
 
 
 def read_ids(content: bytes, where: str, *, labelled: bool = False) -> Table:
@@ -197,7 +206,8 @@ def read_ids(content: bytes, where: str, *, labelled: bool = False) -> Table:
 def _labels(table: Table) -> np.ndarray:
     """The column label, [N] int64 of 0 or 1: also 1.0 and True are read."""
     known = {value: _label(value) for value in set(table["label"])}
-    table.require("label", lambda value: known[value] is not None, "label 0 or 1")
+    if None in known.values():
+        table.require("label", lambda value: known[value] is not None, "label 0 or 1")
     return np.array([known[value] for value in table["label"]], np.int64)
 
 

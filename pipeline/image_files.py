@@ -4,6 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from shlex import quote
 from typing import Protocol
@@ -168,7 +169,9 @@ class FolderFiles:
     def __init__(self, root: Path) -> None:
         self.root = root
         try:
-            self._top = os.listdir(root)
+            entries = list(os.scandir(root))
+            self._top = [entry.name for entry in entries]
+            self._folders = [entry.name for entry in entries if entry.is_dir()]
         except OSError as error:
             raise unreadable(str(root), error) from error
 
@@ -190,7 +193,7 @@ class FolderFiles:
             raise unreadable(str(path), error) from error
 
     def images(self, split: str) -> Images | None:
-        if name := _place_of(split, [name for name in self._top if (self.root / name).is_dir()]):
+        if name := _place_of(split, self._folders):
             return Images(str(self.root / name), _listed(self.root / name))
         for name in self._top:
             if name.lower() == f"{split}.zip":
@@ -233,6 +236,10 @@ class ZipFiles:
         return f"{self.root}: {self._prefix}{name}"
 
     def top(self) -> list[str]:
+        return self._top
+
+    @cached_property
+    def _top(self) -> list[str]:
         below = (name.removeprefix(self._prefix) for name in self._archive.members if name.startswith(self._prefix))
         return list({name.split("/", 1)[0] for name in below} - MACS_OWN)
 

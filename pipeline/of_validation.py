@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.advice import command
 from pipeline.errors import UserError, warn_once
 
 VALIDATION_FILE = "validation.csv"
@@ -28,7 +29,7 @@ def require_of_validation(path: Path, calibration: Mapping[str, Any]) -> None:
         UserError: it was fitted on other predictions, such as those of before the run went on.
     """
     said, found = calibration.get(KEY), validation_digest(path.parent)
-    anew = f"make it anew: python -m report {path.parent}"
+    anew = f"make it anew: {command('report', path.parent)}"
     if said is None or found is None:
         why = "it does not say which" if said is None else f"{VALIDATION_FILE} is not there"
         warn_once(f"{path}: cannot be held against the predictions that it was fitted on: {why}; {anew}")

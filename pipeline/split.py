@@ -157,7 +157,8 @@ def slides_of(path: str | Path, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray
     table = read_slide_table(path)
     table.require_unique("id")
     known = dict(zip(table["id"], table["wsi"], strict=True))
-    known = {without_suffix(identifier): slide for identifier, slide in known.items()} | known
+    if not known.keys() >= set(ids.tolist()):  # some tables give ids their .tif
+        known = {without_suffix(identifier): slide for identifier, slide in known.items()} | known
     slides = np.array([known.get(identifier, "") for identifier in ids.tolist()], str)
     if (slides == "").all():
         raise UserError(f"{path}: expected slides of these patches, found none of their ids, such as {ids[0]}")

@@ -1,4 +1,4 @@
-"""A CSV file -> columns of Python strings. The one reader of every table that the programs take.
+"""A CSV file -> columns of Python strings. The reader of tables that people bring.
 
 Python's csv module alone: what is read depends on no table library and its version. Read is whatever can mean one thing
 only: UTF-8, or UTF-16 with its mark; commas, semicolons, tabs or bars; capitals and blanks in the header; columns that

@@ -1,13 +1,20 @@
 """What several tests share: small data sets in Kaggle's layout, and the real one where HCD_DATA names it."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from tests_support import write_kaggle_folder
 
 from pipeline.dataset import Dataset, open_dataset
+
+if TYPE_CHECKING:
+    from forker import Forker
+
+    from training.run_folder import RunFolder
 
 try:
     import torch
@@ -37,6 +44,36 @@ def kaggle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """200 labelled and 30 unlabelled patches of 32 x 32 random pixels, in Kaggle's own TIFF layout."""
     folder = tmp_path_factory.mktemp("kaggle")
     write_kaggle_folder(folder, train=200, test=30, size=32)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small data set to train on; files that write to it have one of their own."""
+    from training_cases import write_small_dataset
+
+    return write_small_dataset(tmp_path_factory.mktemp("data") / "small")
+
+
+@pytest.fixture(scope="module")
+def forker() -> "Iterator[Forker]":
+    """Starts the real programs, with their imports done."""
+    from forker import Forker
+
+    forker = Forker()
+    yield forker
+    forker.close()
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, forker: "Forker", tmp_path_factory: pytest.TempPathFactory) -> "RunFolder":
+    """A finished run of two epochs on ``data``."""
+    from training_cases import smoke_args
+
+    from training.run_folder import RunFolder
+
+    folder = RunFolder(tmp_path_factory.mktemp("trained") / "run")
+    assert forker.run("train", smoke_args(data, folder.path)).status == 0
     return folder
 
 

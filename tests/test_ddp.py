@@ -8,19 +8,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
-from training_cases import BATCHES, ONE_THREAD, ROOT, smoke_args, write_small_dataset
+from training_cases import BATCHES, ONE_THREAD, ROOT, smoke_args
 
 from models.saved import read_weights
 from pipeline.left_out import read_left_out
 from training.checkpoint import load_checkpoint
 from training.metrics import read_metrics
 from training.run_folder import RunFolder
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return write_small_dataset(tmp_path_factory.mktemp("data") / "small")
 
 
 def torchrun(*command: object) -> subprocess.CompletedProcess:

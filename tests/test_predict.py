@@ -14,7 +14,6 @@ from training_cases import (
     TinyNet,
     one_thread,  # noqa: F401 (a fixture)
     smoke_args,
-    write_small_dataset,
 )
 
 import predict as command
@@ -27,11 +26,6 @@ from training.inference import batch_logits, predict_logits
 from training.metrics import score
 from training.networks import not_trained_on, read_temperatures
 from training.run_folder import RunFolder, text_digest
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return write_small_dataset(tmp_path_factory.mktemp("data") / "small")
 
 
 @pytest.fixture(scope="module")

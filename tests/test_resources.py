@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from forker import ONE_THREAD, Forker, Result
+from forker import ONE_THREAD, Result
 from killing import temporary_files
 from tests_support import write_kaggle_folder
 from training_cases import (
@@ -37,26 +37,6 @@ from training.step import TrainStep
 
 MIB = 2**20
 OLD = "id,label\nan older file\n"
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return write_small_dataset(tmp_path_factory.mktemp("data") / "small")
-
-
-@pytest.fixture(scope="module")
-def forker() -> Iterator[Forker]:
-    forker = Forker()
-    yield forker
-    forker.close()
-
-
-@pytest.fixture(scope="module")
-def trained(data, forker, tmp_path_factory) -> RunFolder:
-    """A finished run of two epochs."""
-    folder = RunFolder(tmp_path_factory.mktemp("trained") / "run")
-    assert forker.run("train", smoke_args(data, folder.path)).status == 0
-    return folder
 
 
 def arguments(program: str, data: Path, trained: RunFolder, out: Path) -> list[str]:

@@ -23,7 +23,6 @@ from training_cases import (
     assert_same_state,
     one_thread,  # noqa: F401 (a fixture)
     smoke_args,
-    write_small_dataset,
 )
 
 import train
@@ -35,11 +34,6 @@ from training.interrupt import Stopped
 from training.loop import Trainer
 from training.monitor import LossMonitor
 from training.run_folder import RunFolder, newest_run, settle
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return write_small_dataset(tmp_path_factory.mktemp("data") / "small")
 
 
 @pytest.fixture(scope="module")

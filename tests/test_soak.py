@@ -18,7 +18,7 @@ from forker import Forker
 from killing import Killer, Process, Program, Running, moments, tally, temporary_files
 from PIL import Image
 from tests_support import write_kaggle_folder
-from training_cases import assert_same_run, smoke_args, write_small_dataset
+from training_cases import assert_same_run, smoke_args
 
 from bench.results import write_result
 from models.saved import read_weights
@@ -36,11 +36,6 @@ PHASES = {
     "train": (("train: ", "reading"), ("; run folder", "training"), ("best validation", "drawing the report")),
     "predict": (("test: ", "reading"), ("test: source", "predicting"), ("patches/s", "after predicting")),
 }
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return write_small_dataset(tmp_path_factory.mktemp("data") / "small")
 
 
 @pytest.fixture(scope="module")

@@ -44,13 +44,6 @@ class Job(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def forker() -> Iterator[Forker]:
-    forker = Forker()
-    yield forker
-    forker.close()
-
-
-@pytest.fixture(scope="module")
 def jobs(forker, tmp_path_factory) -> dict[str, tuple[Job, float]]:
     """Each program's job, and the seconds that it takes undisturbed."""
     base = tmp_path_factory.mktemp("undisturbed")

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forker import Forker, Result
+from forker import Result
 from killing import temporary_files
 from training_cases import (
     ONE_THREAD,
@@ -19,7 +19,6 @@ from training_cases import (
     assert_same_run,
     one_thread,  # noqa: F401 (a fixture)
     smoke_args,
-    write_small_dataset,
 )
 
 import streams
@@ -32,26 +31,6 @@ PROGRAMS = [
     ["train.py"], ["predict.py"], ["explore.py"], ["-m", "pipeline"], ["-m", "report"], ["-m", "bench"],
     ["-m", "bench", "loader"], ["-m", "bench.gpu_check"], ["-m", "models", "export"],
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return write_small_dataset(tmp_path_factory.mktemp("data") / "small")
-
-
-@pytest.fixture(scope="module")
-def forker() -> Iterator[Forker]:
-    forker = Forker()
-    yield forker
-    forker.close()
-
-
-@pytest.fixture(scope="module")
-def trained(data, forker, tmp_path_factory) -> RunFolder:
-    """A finished run of two epochs that somebody listened to."""
-    folder = RunFolder(tmp_path_factory.mktemp("trained") / "run")
-    assert forker.run("train", smoke_args(data, folder.path)).status == 0
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -6,20 +6,18 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import faults
 import numpy as np
 import pytest
-from forker import Forker, Result
+from forker import Result
 from training_cases import (
     ROOT,
     SIZE,
     assert_same_run,
     one_thread,  # noqa: F401 (a fixture)
     smoke_args,
-    write_small_dataset,
 )
 
 from bench.commands import COMMANDS
@@ -33,26 +31,6 @@ from pipeline.open import open_source
 from pipeline.settings import InputSettings
 from training.networks import read_temperatures
 from training.run_folder import RunFolder, newest_run, settle
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return write_small_dataset(tmp_path_factory.mktemp("data") / "small")
-
-
-@pytest.fixture(scope="module")
-def forker() -> Iterator[Forker]:
-    forker = Forker()
-    yield forker
-    forker.close()
-
-
-@pytest.fixture(scope="module")
-def trained(data, forker, tmp_path_factory) -> RunFolder:
-    """A finished run of two epochs."""
-    folder = RunFolder(tmp_path_factory.mktemp("trained") / "run")
-    assert forker.run("train", smoke_args(data, folder.path)).status == 0
-    return folder
 
 
 def done(result: Result) -> Result:
