@@ -107,7 +107,7 @@ PHOTOMETRICS = {
     0: "grayscale", 1: "grayscale", 3: "palette", 4: "a mask", 5: "CMYK", 6: "YCbCr", 8: "CIE Lab",
     9: "ICC Lab", 10: "ITU Lab",
 }  # fmt: skip
-SAMPLE_FORMATS = {2: "signed integers", 3: "floating point"}
+_SAMPLE_FORMATS = {2: "signed integers", 3: "floating point"}
 _PREDICTOR_NONE, _PREDICTOR_HORIZONTAL = 1, 2
 _NO_LIMIT = 0xFFFFFFFF  # RowsPerStrip's default: the whole image
 _MAX_ROWS_PER_STRIP = 0xFFFF  # apart from that; libtiff overflows beyond some 2**31
@@ -235,12 +235,7 @@ def _check_samples(header: Header) -> None:
     bits = header.numbers(Tag.BITS_PER_SAMPLE, CHANNELS)
     if bits != (8, 8, 8):
         raise TiffError(f"has {'/'.join(map(str, bits))} bits per channel; expected 8")
-    if Tag.SAMPLE_FORMAT in header.entries:
-        count = 1 if header.entries[Tag.SAMPLE_FORMAT].count == 1 else CHANNELS
-        for found in header.numbers(Tag.SAMPLE_FORMAT, count):
-            if found != 1:
-                what = SAMPLE_FORMATS.get(found, f"sample format {found}")
-                raise TiffError(f"holds {what}; expected unsigned bytes")
+    check_sample_format(header, CHANNELS)
     for tag, complaint in MUST_BE_ABSENT.items():
         if tag in header.entries:
             raise TiffError(complaint)
@@ -248,6 +243,16 @@ def _check_samples(header: Header) -> None:
         found = header.number(tag, expected)
         if found != expected:
             raise TiffError(complaint.format(found))
+
+
+def check_sample_format(header: Header, samples: int, error: type[TiffError] = TiffError) -> None:
+    """Raises ``error`` where any of so many channels holds other values than unsigned ones."""
+    if Tag.SAMPLE_FORMAT in header.entries:
+        count = 1 if header.entries[Tag.SAMPLE_FORMAT].count == 1 else samples
+        for found in header.numbers(Tag.SAMPLE_FORMAT, count):
+            if found != 1:
+                what = _SAMPLE_FORMATS.get(found, f"sample format {found}")
+                raise error(f"holds {what}; expected unsigned bytes")
 
 
 def _check_compression(header: Header) -> int:

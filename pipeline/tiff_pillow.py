@@ -32,10 +32,10 @@ from pipeline.tiff import (
     PACKBITS,
     PHOTOMETRICS,
     REFUSED_COMPRESSIONS,
-    SAMPLE_FORMATS,
     NeedsPillow,
     Structure,
     check_overlaps,
+    check_sample_format,
     image_size,
     read_chunks,
 )
@@ -134,7 +134,7 @@ def _read_kind(header: Header) -> _Kind:
     samples = header.number(Tag.SAMPLES_PER_PIXEL, 1)
     if not colours <= samples <= colours + 1:
         raise TiffError(f"has {samples} channels; expected {colours} ({PHOTOMETRICS.get(photometric, 'RGB')})")
-    _check_format(header, samples)
+    check_sample_format(header, samples, KindError)
     bits = _read_bits(header, samples)
     if bits not in bits_allowed or (samples > colours and bits != 8):
         raise KindError(f"has {bits} bits per channel; expected 8")
@@ -155,15 +155,6 @@ def _read_kind(header: Header) -> _Kind:
         photometric, bits, samples, extra, _is_separate(header, photometric, samples), _read_orientation(header),
         header.number(Tag.PREDICTOR, 1),
     )  # fmt: skip
-
-
-def _check_format(header: Header, samples: int) -> None:
-    if Tag.SAMPLE_FORMAT in header.entries:
-        count = 1 if header.entries[Tag.SAMPLE_FORMAT].count == 1 else samples
-        for found in header.numbers(Tag.SAMPLE_FORMAT, count):
-            if found != 1:
-                what = SAMPLE_FORMATS.get(found, f"sample format {found}")
-                raise KindError(f"holds {what}; expected unsigned bytes")
 
 
 def _read_bits(header: Header, samples: int) -> int:
