@@ -64,7 +64,7 @@ matrix: $(STAMP)
 	$(BIN)/python tests/matrix.py
 
 notebook: $(STAMP)
-	rm -rf data/quickstart
+	rm -rf data/quickstart runs/quickstart
 	env -u HCD_DATA $(BIN)/jupyter execute --inplace notebooks/quickstart.ipynb
 
 lint: $(STAMP)

@@ -60,8 +60,8 @@ def finish(config: TrainConfig, folder: RunFolder, run: "Learned") -> None:
     if run.test is not None:
         submit(config, folder, run)
     again = command("report", folder.path)
-    print("drawing the plots and the report …", flush=True)
     try:
+        print("drawing the plots and the report …", flush=True)
         with waiting("drawing"):
             from report.run_page import write_run_report  # matplotlib
 

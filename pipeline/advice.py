@@ -29,9 +29,14 @@ def command(program: str, *words: object, python: str = "") -> str:
 
 
 def interpreter() -> str:
-    """Python as it was called: "python" alone may be another one, without what this program needs."""
+    """Python as it was called, from the current folder where it lies below: "python" alone may be another one, without
+    what this program needs.
+    """
     called = sys.orig_argv[0]
-    return called if called and (os.sep not in called or Path(called).exists()) else sys.executable
+    if not called or (os.sep in called and not os.path.exists(called)):
+        called = sys.executable
+    below = os.path.join(os.getcwd(), "")
+    return called.removeprefix(below) if os.sep in called.removeprefix(below) else called
 
 
 def script(name: str) -> str:

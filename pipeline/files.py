@@ -39,9 +39,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     """
     path = replaceable(path)
     remove_leftovers(path.parent, path.name)
-    temporary, file = _create_locked(path)
-    try:
-        with file:
+    temporary = path.with_name(_TEMPORARY.format(name=path.name, unique=secrets.token_hex(4)))
+    try:  # from before it is made: a signal may come at any line
+        with _create_locked(temporary) as file:
             yield file
             file.flush()
             _force(file.fileno(), path)
@@ -151,15 +151,14 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
             path.unlink(missing_ok=True)
 
 
-def _create_locked(path: Path) -> tuple[Path, BinaryIO]:
-    """A new temporary file for ``path``, locked for as long as it is open."""
+def _create_locked(temporary: Path) -> BinaryIO:
+    """A new file, locked for as long as it is open."""
     while True:
-        temporary = path.with_name(_TEMPORARY.format(name=path.name, unique=secrets.token_hex(4)))
         file = open(temporary, "x+b")  # noqa: SIM115 (the caller closes it)
         with contextlib.suppress(OSError):  # a file system without locks: nothing is removed there either
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if temporary.exists():
-            return temporary, file
+            return file
         file.close()  # removed as a leftover between its making and its lock
 
 

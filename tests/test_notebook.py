@@ -78,4 +78,4 @@ def test_notebook_is_kept_as_it_ran_from_top_to_bottom() -> None:
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
     assert all(len(cell.source.splitlines()) <= 15 for cell in notebook.cells)
-    assert "/home" not in NOTEBOOK.read_text() and str(NOTEBOOK.parent) not in NOTEBOOK.read_text()
+    assert "/home" not in NOTEBOOK.read_text() and str(NOTEBOOK.parent.parent) not in NOTEBOOK.read_text()

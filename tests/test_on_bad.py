@@ -193,10 +193,11 @@ def test_a_resumed_run_keeps_to_its_list_though_the_files_have_changed(broken, r
 def test_bad_test_patches_get_the_prior_and_are_named(broken, run, tmp_path, capsys, monkeypatch):
     folder, ids = broken
     out = tmp_path / "submission.csv"
-    monkeypatch.setattr("sys.argv", ["predict.py", "--run", str(run.path), "--data-dir", str(folder), "--out",
-                                     str(out), "--device", "cpu", "--cache-dir", str(tmp_path)])  # fmt: skip
+    argv = ["predict.py", "--run", str(run.path), "--data-dir", str(folder), "--out", str(out), "--device", "cpu",
+            "--cache-dir", str(tmp_path)]  # fmt: skip
+    monkeypatch.setattr("sys.argv", argv)
     assert predicting.main() == 1 and "4 of 37 image files" in capsys.readouterr().err and not out.exists()
-    monkeypatch.setattr("sys.argv", [*predicting.sys.argv, "--on-bad", "skip"])
+    monkeypatch.setattr("sys.argv", [*argv, "--on-bad", "skip"])
     assert predicting.main() == 0
     said = capsys.readouterr().out
     prior = json.loads(run.config.read_text())["train_positive_share"]

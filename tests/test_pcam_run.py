@@ -110,7 +110,7 @@ def test_a_test_split_that_is_not_scored_or_not_readable_is_said(run, tmp_path):
     copied = shutil.copytree(run, tmp_path / "run")
     (copied / "test.csv").write_text("id,label\na,1\n")
     (section,) = pcam_section.sections(read_run(copied), {})
-    assert "test.csv cannot be used: expected the columns id,label,probability,wsi" in section.blocks[0].text
+    assert "test.csv: line 1: expected the header id,label,probability,wsi, found 'id,label'" in section.blocks[0].text
     (copied / "test.csv").unlink()
     (section,) = pcam_section.sections(read_run(copied), {})
     assert "not been scored" in section.blocks[0].text and "--evaluate" in section.blocks[1].text

@@ -7,15 +7,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from forker import ONE_THREAD, Result
 from killing import temporary_files
-from tests_support import write_kaggle_folder
+from tests_support import wait_for, write_kaggle_folder
 from training_cases import (
     ROOT,
     SIZE,
@@ -222,12 +220,6 @@ def test_what_ran_out_is_recognised(error, resource):
 
 
 # -- signals ----------------------------------------------------------------------------------------------------------
-
-
-def wait_for(found: Callable[[], object]) -> None:
-    """Until ``found()`` is true; the pytest process is ended by its own limits if that never happens."""
-    while not found():
-        time.sleep(0.001)
 
 
 @pytest.fixture(scope="module")

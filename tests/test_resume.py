@@ -26,6 +26,7 @@ from training_cases import (
 )
 
 import train
+from pipeline.advice import interpreter
 from pipeline.command import run_command
 from pipeline.errors import UserError
 from training.checkpoint import load_checkpoint
@@ -96,7 +97,7 @@ def test_signal_finishes_the_step_and_says_how_to_go_on(data, unbroken, tmp_path
     monkeypatch.undo()
     command = said.out.split("continue with: ")[1].splitlines()[0]
     program, script, *args = shlex.split(command)
-    assert (program, script) == (sys.orig_argv[0], "train.py")
+    assert (program, script) == (interpreter(), "train.py")
     train.train(args)
     assert_same_run(out, unbroken)
 

@@ -6,13 +6,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from forker import Result
 from killing import temporary_files
+from tests_support import wait_for
 from training_cases import (
     ONE_THREAD,
     ROOT,
@@ -114,14 +113,6 @@ def test_a_real_reader_that_leaves_after_a_line(data, trained, predicted, tmp_pa
 
 
 # -- signals ----------------------------------------------------------------------------------------------------------
-
-
-def wait_for(found: Callable[[], object]) -> None:
-    """Until ``found()`` is true."""
-    end = time.monotonic() + 120
-    while not found():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 def signalled(forker, folder, data, *signums: int, **options) -> Result:

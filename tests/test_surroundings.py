@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from training_cases import (
 from bench.commands import COMMANDS
 from bench.scaling_data import _link
 from pipeline import files
-from pipeline.advice import command, quoted
+from pipeline.advice import command, interpreter, quoted
 from pipeline.dataset import open_dataset
 from pipeline.errors import UserError, warn_once
 from pipeline.files import restore_asides, write_json, write_text
@@ -191,6 +192,16 @@ def test_a_command_works_where_it_is_pasted(program, elsewhere, tmp_path, monkey
     monkeypatch.chdir(cwd)
     ended = pasted(command(program, "--help"), cwd)
     assert ended.returncode == 0 and b"usage" in ended.stdout.lower(), ended
+
+
+def test_an_interpreter_below_the_current_folder_is_named_from_there(tmp_path, monkeypatch):
+    called = tmp_path / "here" / ".venv" / "python"
+    called.parent.mkdir(parents=True)
+    called.write_bytes(b"")
+    monkeypatch.setattr(sys, "orig_argv", [str(called)])
+    for cwd, expected in ((tmp_path / "here", ".venv/python"), (called.parent, str(called)), (ROOT, str(called))):
+        monkeypatch.chdir(cwd)  # in its own folder a bare "python" would be looked for elsewhere
+        assert interpreter() == expected
 
 
 def test_words_of_a_command_are_quoted(tmp_path):

@@ -1,6 +1,7 @@
-"""Data sets written by tests, with their pixels known."""
+"""Data sets written by tests, with their pixels known; and waiting."""
 
 import hashlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,3 +56,11 @@ def weights_info(model: str, dropout: float, size: int) -> "WeightsInfo":
         model=model, dropout=dropout, fine_stem=False, mean=KAGGLE_NORMALISATION.mean, std=KAGGLE_NORMALISATION.std,
         patch_size=(size, size), prevalence=0.5, epoch=1, val_auc=0.5, synthetic=True,
     )  # fmt: skip
+
+
+def wait_for(found: Callable[[], object]) -> None:
+    """Until ``found()`` is true."""
+    end = time.monotonic() + 120
+    while not found():
+        assert time.monotonic() < end
+        time.sleep(0.001)
