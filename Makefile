@@ -53,11 +53,11 @@ gpu-check: $(STAMP)
 
 # Damaged TIFF files, tables, packed files, settings and checkpoints, for longer than `make test` gives them.
 fuzz: $(STAMP)
-	FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s tests/test_fuzz_tiff.py tests/test_fuzz_files.py
+	FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest -s tests/pipeline/test_fuzz_tiff.py tests/programs/test_fuzz_files.py
 
 # Troubles, and programs killed, at random moments, processes of their own, oftener than `make test` kills.
 soak: $(STAMP)
-	KILLS=$(KILLS) SOAK_OUT=$(SOAK_OUT) $(BIN)/python -m pytest -s tests/test_soak.py tests/test_soak_troubles.py
+	KILLS=$(KILLS) SOAK_OUT=$(SOAK_OUT) $(BIN)/python -m pytest -s tests/programs/test_soak.py tests/programs/test_soak_troubles.py
 
 # The tests that read and write files, with the oldest and newest packages that pyproject.toml allows.
 matrix: $(STAMP)

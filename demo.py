@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-import streams
-from pipeline.tables import read_table
+from pipeline.data.tables import read_table
+from system import streams
 
 DATA, RUN = Path("data/demo"), Path("runs/demo")
 SUBMISSION = RUN / "submission.csv"

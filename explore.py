@@ -12,20 +12,19 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from leaving import leave
-from pipeline.command import run_command
-from pipeline.errors import UserError, listed
-from pipeline.files import require_writable
 from pipeline.settings import InputSettings, OnBad
-from pipeline.shown import waiting
+from system.command import leave, run_command
+from system.errors import UserError, listed
+from system.files import require_writable
+from system.shown import waiting
 
 if TYPE_CHECKING:  # what is heavy is imported once it is needed: a mistake is told before, at once
-    from pipeline.dataset import Dataset, PatchTable
+    from pipeline.data.patches import Dataset, PatchTable
     from report.split_data import SplitData
 
 ZIP_SAMPLE = 2000
 """Files of a .zip whose layout is looked at: each has to be inflated for it."""
-_UNCOMPRESSED = "uncompressed strip"  # pipeline.layouts' word for a file whose pixels need no decoder
+_UNCOMPRESSED = "uncompressed strip"  # pipeline.sources.layouts' word for a file whose pixels need no decoder
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,8 @@ def explore(settings: ExploreSettings) -> Path:
 
 def measure(table: "PatchTable", settings: ExploreSettings, notes: list[str]) -> "SplitData":
     """Open and measure one split; lines on what could not be read go to ``notes``."""
-    from pipeline.left_out import usable
     from pipeline.open import open_source
+    from pipeline.sources.left_out import usable
     from report.patch_stats import measure_patches
     from report.slides import read_slides
     from report.split_data import SplitData
@@ -107,10 +106,10 @@ def layouts_of(table: "PatchTable", threads: int, cache_dir: Path) -> str:
     """One line on the TIFF layouts of a split: of every file in a folder, of a sample in a .zip."""
     import numpy as np
 
-    from pipeline.layouts import check_image, scan_layouts
-    from pipeline.packed_store import PackedStore
-    from pipeline.stores import FolderStore
-    from pipeline.tiff import LayoutChecker, StripLayout, TiffError
+    from pipeline.sources.layouts import check_image, scan_layouts
+    from pipeline.storage.packed_store import PackedStore
+    from pipeline.storage.stores import FolderStore
+    from pipeline.tiff.layout import LayoutChecker, StripLayout, TiffError
 
     if isinstance(table.store, PackedStore):
         return "HDF5"

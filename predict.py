@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from leaving import leave
-from pipeline.advice import command
-from pipeline.command import run_command
-from pipeline.errors import UserError
-from pipeline.files import replaceable, require_writable
-from pipeline.settings import ENGINE_METAVAR, SOURCE_METAVAR, OnBad, usable_cores
-from pipeline.shown import waiting
+from pipeline.settings import EngineName, InputSettings, OnBad, SourceName, usable_cores
+from system.advice import command
+from system.command import leave, run_command
+from system.errors import UserError
+from system.files import replaceable, require_writable
+from system.shown import waiting
 from training.device import require_possible
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from pipeline.dataset import PatchTable
+    from pipeline.data.patches import PatchTable
 
 _DESCRIPTION = """Predict patches: runs/<name>/ and Kaggle's folder or .zip -> submission.csv.
 
@@ -60,29 +59,21 @@ class PredictSettings:
     """Score the labelled patches that none of the runs was trained on, instead of predicting the test patches; of
     PatchCamelyon its test split, whose scores the run's report then shows."""
     batch_size: int = 0
-    """Patches a batch; changes speed alone. 0 takes tuned.json's, else 64 on a CPU and 1,024 on a GPU."""
+    """Patches a batch; changes speed alone. 0 takes 64 on a CPU and 1,024 on a GPU."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto takes the GPU, and stops when there is one that cannot be used."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Number format, as in train.py."""
-    source: Annotated[
-        Literal["auto", "tiff", "strip", "packed", "resident"] | None,
-        tyro.conf.arg(metavar=SOURCE_METAVAR, help_behavior_hint="(default: tuned.json's, else auto)"),
-    ] = None
+    source: SourceName = "auto"
     """Where pixels come from."""
-    engine: Annotated[
-        Literal["auto", "dali", "triton"] | None,
-        tyro.conf.arg(metavar=ENGINE_METAVAR, help_behavior_hint="(default: tuned.json's, else auto)"),
-    ] = None
+    engine: EngineName = "auto"
     """Who normalises: DALI, or on a GPU one Triton kernel, which auto takes there."""
     on_bad: OnBad = "error"
     """error: list all bad files and stop; skip: give such test patches the share of positives the run trained on."""
-    workers: Annotated[
-        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="(default: tuned.json's, else every core)")
-    ] = None
+    workers: int = 0
     """Threads that read; 0 takes every core."""
     cache_dir: Path = Path("cache")
-    """Folder for packed files and tuned.json."""
+    """Folder for packed files, and what else makes the next start faster."""
 
     @property
     def submission(self) -> Path:
@@ -95,7 +86,7 @@ def predict(settings: PredictSettings) -> None:
     check(settings)
     # What is heavy is imported once it is needed: a mistake is told before, at once.
     from pipeline.dataset import open_dataset  # NumPy
-    from pipeline.left_out import usable
+    from pipeline.sources.left_out import usable
 
     opened = partial(open_dataset, settings.data_dir, skip_missing=True, cache_dir=settings.cache_dir)
     dataset = opened(splits=("test",))
@@ -108,22 +99,20 @@ def predict(settings: PredictSettings) -> None:
     rows = rows_to_predict(settings, table)
 
     with waiting("loading PyTorch"):
+        from pipeline.data.submission import Made
         from pipeline.open import open_source  # torch and DALI, which take seconds
-        from pipeline.submission import Made
         from training.device import choose_device, choose_precision, prepare_backends
         from training.ensemble import load_ensemble
         from training.predicting import probabilities_of, warn_of_synthetic, write_predictions
-        from training.tuned import Origin, input_settings
 
     device = choose_device(settings.device)
     prepare_backends(device)
-    origin = Origin(settings.data_dir, settings.cache_dir, device)
     ensemble = load_ensemble(settings.run, device, calibrated=settings.calibrated)
     warn_of_synthetic(settings.run, ensemble, table)
-    inputs = input_settings(settings.source, settings.workers, origin, settings.engine)
+    inputs = InputSettings(source=settings.source, workers=settings.workers, engine=settings.engine)
     source = open_source(table, inputs, device=device, cache_dir=settings.cache_dir)
     probabilities = probabilities_of(
-        ensemble, source, rows, settings=inputs, origin=origin, batch_size=settings.batch_size,
+        ensemble, source, rows, settings=inputs, device=device, batch_size=settings.batch_size,
         precision=choose_precision(settings.precision, device), views=settings.tta,
     )  # fmt: skip
     if settings.evaluate:
@@ -144,7 +133,7 @@ def check(settings: PredictSettings) -> None:
         raise UserError(f"--batch-size {settings.batch_size}: expected at least 1, or 0 for the device's own")
     if settings.threshold is not None and not 0 <= settings.threshold <= 1:
         raise UserError(f"--threshold {settings.threshold}: expected a number from 0 to 1")
-    if (settings.workers or 0) < 0:
+    if settings.workers < 0:
         raise UserError(f"--workers {settings.workers}: expected at least 0")
     require_possible(settings.device, settings.precision)
     if settings.out is not None or not settings.evaluate:
@@ -183,7 +172,7 @@ def report_scores(
     settings: PredictSettings, table: "PatchTable", rows: "np.ndarray", probabilities: "np.ndarray"
 ) -> None:
     """Print the scores; write the probabilities where --out says, and those of a test split for the run's report."""
-    from pipeline.files import write_csv
+    from system.files import write_csv
     from training.metrics import score_probabilities
     from training.run_folder import RunFolder
 

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from leaving import leave
-from pipeline.advice import command
-from pipeline.command import Stopped, run_command
-from pipeline.errors import UserError
-from pipeline.shown import waiting
+from system.advice import command
+from system.command import Stopped, leave, run_command
+from system.errors import UserError
+from system.shown import waiting
 from training.config import TrainConfig
 from training.distributed import World
 from training.run_folder import RunFolder, settled

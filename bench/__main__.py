@@ -1,13 +1,13 @@
-"""python -m bench COMMAND: what the input path delivers, what bounds it, and how it is tuned."""
+"""python -m bench COMMAND: what the input path delivers, and what bounds it."""
 
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-import streams
-from bench.commands import COMMANDS, WRITE_THE_CACHE, require_outputs
-from leaving import leave
+from bench.commands import COMMANDS, require_outputs
+from system import streams
+from system.command import leave
 
 
 def describe() -> str:
@@ -24,7 +24,7 @@ def describe() -> str:
 
 def check(told: Any) -> None:
     """Raise UserError for options that cannot be measured by, before anything heavy is imported."""
-    from pipeline.errors import UserError
+    from system.errors import UserError
 
     if (require := getattr(told, "require_measurable", None)) is not None:
         require()
@@ -51,14 +51,14 @@ def main(argv: Sequence[str]) -> int:
         return 2
     import tyro  # here, as torch and DALI below: --help answers without them
 
-    from pipeline.command import run_command
+    from system.command import run_command
 
     command = COMMANDS[name]
 
     def run() -> None:
         told = tyro.cli(command.options(), prog=f"python -m bench {name}", description=command.what, args=options)
         check(told)
-        require_outputs(told, also=("cache_dir",) if name in WRITE_THE_CACHE else ())
+        require_outputs(told)
         command.load()(**{field.name: getattr(told, field.name) for field in fields(told)}).run()
 
     return run_command(run)

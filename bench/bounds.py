@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.errors import UserError
-from pipeline.graph import GraphSettings, build_graph
-from pipeline.pack_once import write_at
+from pipeline.batches.graph import GraphSettings, build_graph
 from pipeline.settings import AUGMENTATIONS, InputSettings
+from pipeline.storage.pack_once import write_at
+from system.errors import UserError
 
 Measure = Callable[[], float]
 # As many patches as the loader's reading threads and the packer take at a time.

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from pipeline.bulk_read_kernel import OPEN_FLAGS, close, openat, preadv
-from pipeline.jit import jit
+from pipeline.storage.bulk_read_kernel import OPEN_FLAGS, close, openat, preadv
+from system.compiler import jit
 
 _HERE = -100  # AT_FDCWD: names that begin at the root need no directory
 

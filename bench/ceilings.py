@@ -1,4 +1,4 @@
-"""python -m bench ceilings: what bounds an input path on this machine, here and now."""
+"""python -m bench ceilings, staging: what bounds an input path here; image files into device memory in one pass."""
 
 import tempfile
 import time
@@ -11,12 +11,13 @@ import torch
 
 from bench import bounds
 from bench.common import BenchOptions, open_kind, print_table
-from bench.options import CeilingsOptions
+from bench.options import KAGGLE_TRAIN, CeilingsOptions, StagingOptions
 from bench.results import interleave, median_ratio, summary
-from pipeline.dataset import PatchTable
-from pipeline.pack import make_pack
-from pipeline.settings import InputSettings
-from pipeline.stores import FolderStore
+from pipeline.data.patches import PatchTable
+from pipeline.settings import InputSettings, usable_cores
+from pipeline.sources.pack import make_pack
+from pipeline.sources.staging import OnePassStrips, stage
+from pipeline.storage.stores import FolderStore
 
 TFLOP_PER_S = "TFLOP/s"
 IMAGES_PER_S = "images/s"
@@ -145,3 +146,39 @@ def show(rows: list[Mapping[str, Any]]) -> None:
     for row in rows:
         if "share" in row:
             print(f"{row['name']} reaches {row['share']:.2f} of {row['share_of']}")
+
+
+class Staging(StagingOptions, BenchOptions):
+    """Time the one pass from image files to one tensor on the device, over numbers of reading threads."""
+
+    def run(self) -> None:
+        """Measure, print and write. Raises UserError where a file cannot be sliced."""
+        table, rows, device = self.open()
+        table = table.take(rows)
+        cores = self.workers or usable_cores()
+        threads = self.threads or tuple(sorted({*(2**n for n in range(cores.bit_length())), cores}))
+
+        def timed(count: int) -> Callable[[], float]:
+            def measure() -> float:
+                began = time.perf_counter()
+                stage(OnePassStrips(table), device, threads=count)
+                return len(table) / (time.perf_counter() - began)
+
+            return measure
+
+        timed(max(threads))()
+        names = {f"{count} threads": count for count in threads}
+        figures = interleave({name: timed(count) for name, count in names.items()}, self.repeats)
+        result = [
+            {
+                "name": name, "threads": names[name], "patches": len(table), "patches_per_s": found, **summary(found),
+                "seconds": [len(table) / rate for rate in found],
+                "kaggle_s": KAGGLE_TRAIN / summary(found)["median"],
+            }
+            for name, found in figures.items()
+        ]  # fmt: skip
+        print_table(
+            [f"{len(table):,} files -> {device}", "patches/s", "spread", "220,025 in s"],
+            [[r["name"], f"{r['median']:,.0f}", f"{r['spread']:.0%}", f"{r['kaggle_s']:.1f}"] for r in result],
+        )
+        self.save("staging", result, synthetic=table.synthetic)

@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.common import BenchOptions, print_table
+from bench.common import BenchOptions, Sample, print_table
 from bench.examine import Choice, Examiner, Found, step_s
 from bench.options import DoctorOptions
 from bench.rates import Rate, pooled
 from bench.results import median_ratio
-from bench.sample import Sample
-from pipeline.settings import AUGMENTATIONS, usable_cores
+from pipeline.settings import AUGMENTATIONS, InputSettings, usable_cores
 from training.contention import CoreWatch
 from training.diagnose import (
     AUGMENTATION,
@@ -25,7 +24,6 @@ from training.diagnose import (
     OPENS,
     WORKERS,
 )  # fmt: skip
-from training.tuned import Origin, input_settings
 
 # Below this a change is not worth saying.
 WORTHWHILE = 1.05
@@ -42,9 +40,7 @@ class Doctor(DoctorOptions, BenchOptions):
     def run(self) -> None:
         """Measure and speak. Raises UserError where train.py does."""
         table, _, device = self.open()
-        settings = input_settings(
-            self.source, self.workers or None, Origin(self.data_dir, self.cache_dir, device), self.engine
-        )
+        settings = InputSettings(source=self.source, workers=self.workers, engine=self.engine)
         choice = Choice(settings, self.augment, self.model, self.precision, self.batch_size)
         with tempfile.TemporaryDirectory() as folder:
             sample = Sample(table, self.patches, device, self.cache_dir, Path(folder))

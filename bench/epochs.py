@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from bench import bounds
-from pipeline.errors import UserError
-from pipeline.loader import Loader
+from pipeline.batches.loader import Loader
+from system.errors import UserError
 
 # Of each side of a patch, every so many pixels go into a timed epoch's checksum: no batch stays lazy, at no cost.
 _STRIDE = 16

@@ -12,16 +12,14 @@ import torch
 from torch import nn
 
 from bench.bounds import in_threads
-from bench.common import make_loader
-from bench.rates import Rate, Watched, in_turns, pooled
+from bench.common import Sample, make_loader
+from bench.rates import Rate, RunParts, RunSetup, Watched, in_turns, pooled
 from bench.results import one_line
-from bench.run_parts import RunParts, RunSetup
-from bench.sample import Sample
 from bench.stages import reading
-from pipeline.errors import UserError
-from pipeline.loader import Loader
+from pipeline.batches.loader import Loader
 from pipeline.settings import InputSettings, usable_cores
-from pipeline.stores import FolderStore
+from pipeline.storage.stores import FolderStore
+from system.errors import UserError
 from training.build import build_model
 from training.config import ModelSettings, OptimSettings
 from training.device import choose_precision

@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from bench.common import print_table
-from bench.options_more import FloorsOptions
+from bench.options import FloorsOptions
 from bench.results import write_result
 from models.create import create_model
 

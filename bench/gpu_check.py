@@ -25,11 +25,10 @@ import tyro
 from bench.gpu_targets import summarise
 from bench.options import KAGGLE_TEST, KAGGLE_TRAIN
 from bench.results import environment, one_line
-from leaving import leave
-from pipeline.command import run_command
-from pipeline.errors import UserError
-from pipeline.files import read_json, require_writable, write_json, write_text
 from pipeline.settings import usable_cores
+from system.command import leave, run_command
+from system.errors import UserError
+from system.files import read_json, require_writable, write_json, write_text
 
 PROJECT = Path(__file__).resolve().parent.parent
 # What this script and the tests marked gpu import beside torch, torchvision and DALI: {module: package}. numba, of
@@ -45,7 +44,10 @@ NEEDED = {
 # astunparse gast libcst makefun nvtx optree six. Packed without dependencies, so every one is named.
 # Seen to be enough on paper only: no GPU machine has run this yet.
 USUALLY_LACKING = ("tyro", "docstring-parser", "typeguard", "numba", "llvmlite")
-GPU_TESTS = ("tests/test_triton.py", *(f"tests/test_gpu_{name}.py" for name in ("pixels", "streams", "training")))
+GPU_TESTS = (
+    "tests/pipeline/test_triton.py", "tests/pipeline/test_gpu_pixels.py", "tests/pipeline/test_gpu_streams.py",
+    "tests/training/test_gpu_training.py",
+)  # fmt: skip
 NETWORKS = ("patchnet", "resnet18")
 _LOADER_PATCHES = 60_000
 _PEER_PATCHES = 20_000

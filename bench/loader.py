@@ -14,16 +14,16 @@ from bench.ceilings import gather, open_read_close
 from bench.common import BenchOptions, make_loader, open_kind, print_table
 from bench.epochs import Epoch, prepare, stack_nhwc
 from bench.options import KINDS, LoaderBenchOptions
-from bench.peer_torch import BASELINE, PillowPatches, with_workers
+from bench.peer_ways import BASELINE, PillowPatches, with_workers
 from bench.results import interleave, median_ratio, one_line, summary
 from bench.stages import measure_stages, show_stages
-from pipeline.dataset import PatchTable
-from pipeline.errors import UserError
-from pipeline.loader import Loader
+from pipeline.batches.loader import Loader
+from pipeline.data.patches import PatchTable
 from pipeline.open import AnySource
 from pipeline.settings import AUGMENTATIONS, InputSettings
-from pipeline.sources import PackedSource
-from pipeline.stores import FolderStore
+from pipeline.sources.source import PackedSource
+from pipeline.storage.stores import FolderStore
+from system.errors import UserError
 
 PASS_THROUGH = "DALI pass-through"
 DEVICE_GATHER = "random gather in GPU memory"

@@ -14,13 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from bench.common import BenchOptions, print_table
-from bench.options_more import ModelOptions
+from bench.options import ModelOptions
 from bench.results import interleave, one_line, summary
 from models.padding import accept_padding
 from pipeline.dataset import open_dataset
-from pipeline.errors import UserError
-from pipeline.layouts import check_image
-from pipeline.tiff import LayoutChecker, TiffError
+from pipeline.sources.layouts import check_image
+from pipeline.tiff.layout import LayoutChecker, TiffError
+from system.errors import UserError
 from training.build import build_model
 from training.compiling import compiled
 from training.config import ModelSettings, OptimSettings
@@ -108,7 +108,7 @@ class Combination:
     layout: str
     """A name of ``LAYOUTS``."""
     mode: str
-    """A ``bench.options_more.Mode``."""
+    """A ``bench.options.Mode``."""
     batch_size: int
     """Patches a batch."""
     channels: int = 3

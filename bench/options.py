@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pipeline.errors import UserError
-from pipeline.settings import AUGMENTATIONS, SOURCES
+import tyro
+
+from pipeline.settings import AUGMENTATIONS, SOURCES, AugmentName, EngineName, SourceName
+from system.errors import UserError
+from training.config import CompileMode
 
 KAGGLE_TRAIN, KAGGLE_TEST = 220_025, 57_458
 KINDS = tuple(kind for kind in SOURCES if kind != "auto")
@@ -20,7 +23,7 @@ class SharedOptions:
     out: Path | None = None
     """Result file (JSON) to write."""
     cache_dir: Path = Path("cache")
-    """Folder for packed files and tuned.json."""
+    """Folder for packed files."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
     """auto takes the GPU, and stops when there is one that cannot be used."""
     workers: int = 0
@@ -50,6 +53,24 @@ class SharedOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingOptions(SharedOptions):
+    """Options of every command that trains; each as in train.py."""
+
+    model: str = "patchnet"
+    """A network of train.py."""
+    augment: AugmentName = "light"
+    """As in train.py."""
+    source: SourceName = "auto"
+    """As in train.py."""
+    engine: EngineName = "auto"
+    """As in train.py."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """As in train.py."""
+    batch_size: int = 64
+    """Patches a step."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CeilingsOptions(SharedOptions):
     """Of ``python -m bench ceilings``."""
 
@@ -60,7 +81,7 @@ class LoaderBenchOptions(SharedOptions):
 
     sources: tuple[str, ...] = KINDS
     """Sources to measure; one that does not apply gets one line."""
-    engines: tuple[Literal["auto", "dali", "triton"], ...] = ("auto",)
+    engines: tuple[EngineName, ...] = ("auto",)
     """Who augments, as in train.py; rows of any but auto name it."""
     augment: tuple[str, ...] = tuple(AUGMENTATIONS)
     """Augmentations: none delivers uint8, the others normalised floats."""
@@ -83,49 +104,25 @@ class PeersOptions(SharedOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(SharedOptions):
+class TrainOptions(TrainingOptions):
     """Of ``python -m bench train``."""
 
-    model: str = "patchnet"
-    """A network of train.py."""
     balance: bool = False
     """Take the small network and the augmentation whose speeds alone are nearest: there every clumsiness shows."""
-    augment: Literal["none", "light", "standard", "heavy"] = "light"
-    """As in train.py."""
-    source: Literal["auto", "tiff", "strip", "packed", "resident"] | None = None
-    """As in train.py."""
-    engine: Literal["auto", "dali", "triton"] | None = None
-    """As in train.py."""
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """As in train.py."""
     compile: bool = False
     """As in train.py."""
     step_graph: bool = False
     """As in train.py."""
     pad_channels: Literal[3, 4, 8] = 3
     """As in train.py."""
-    batch_size: int = 64
-    """Patches a step."""
     patches: int = 3200
     """At most so many patches an epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DoctorOptions(SharedOptions):
+class DoctorOptions(TrainingOptions):
     """Of ``python -m bench doctor``."""
 
-    model: str = "patchnet"
-    """A network of train.py."""
-    augment: Literal["none", "light", "standard", "heavy"] = "light"
-    """As in train.py."""
-    source: Literal["auto", "tiff", "strip", "packed", "resident"] | None = None
-    """As in train.py."""
-    engine: Literal["auto", "dali", "triton"] | None = None
-    """As in train.py."""
-    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """As in train.py."""
-    batch_size: int = 64
-    """Patches a step."""
     patches: int = 4096
     """Size of the sample that is measured."""
     seconds: float = 30.0
@@ -134,52 +131,6 @@ class DoctorOptions(SharedOptions):
     """Rounds; everything that is compared takes its turn in each."""
     apply_and_check: bool = False
     """Then train with the first change as well as without, and hold what was predicted against it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class InduceOptions(SharedOptions):
-    """Of ``python -m bench induce``."""
-
-    batch_size: int = 64
-    """Patches a step."""
-    patches: int = 1024
-    """Patches that are written and measured, in files of the bench's own."""
-    seconds: float = 15.0
-    """Of each consultation."""
-    repeats: int = 3
-    """Rounds; everything that is compared takes its turn in each."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TuneOptions(SharedOptions):
-    """Of ``python -m bench tune``."""
-
-    augment: Literal["none", "light", "standard", "heavy"] = "light"
-    """As in train.py: what the batches are tuned for."""
-    model: str = "patchnet"
-    """The network whose predictions the batch size of predict.py is tuned for."""
-    batch_size: int = 64
-    """Patches a step, as in train.py."""
-    patches: int = 4096
-    """Size of the sample that is measured."""
-    seconds: float = 60.0
-    """How long to measure while searching, beside opening, packing and compiling."""
-    repeats: int = 3
-    """Rounds; everything that is compared takes its turn in each."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScalingOptions(SharedOptions):
-    """Of ``python -m bench scaling``."""
-
-    data_dir: Path | None = None
-    """Patches to repeat; without it some hundred are generated."""
-    sizes: tuple[int, ...] = (1_000, 4_000, 16_000, 64_000, KAGGLE_TRAIN)
-    """Numbers of patches."""
-    sources: tuple[str, ...] = ("tiff", "strip", "packed")
-    """One line each."""
-    repeats: int = 3
-    """Epochs after the first one of a point."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,3 +161,126 @@ class DaliWaysOptions(SharedOptions):
     """Of which the batch consists."""
     seconds: float = 0.5
     """Of each measurement, at least."""
+
+
+Mode = Literal[
+    "eager", "compiled", "default", "reduce-overhead", "max-autotune", "step-graph", "step-graph-compiled",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(SharedOptions):
+    """Of ``python -m bench model``."""
+
+    data_dir: Path | None = None
+    """Kaggle's folder or .zip: says the patches' size. The batches themselves are random numbers."""
+    size: int = 96
+    """Height and width of a patch, pixels, where there is no --data-dir."""
+    model: str = "patchnet"
+    """A network of train.py."""
+    precisions: tuple[Literal["bf16", "fp16", "fp32"], ...] = ("fp32", "bf16")
+    """Number formats; all but fp32 are autocast."""
+    batch_sizes: tuple[int, ...] = (64, 256)
+    """Patches a batch."""
+    layouts: tuple[Literal["channels-last", "NCHW"], ...] = ("channels-last", "NCHW")
+    """Memory formats."""
+    modes: tuple[Mode, ...] = ("eager", "compiled")
+    """Without torch.compile; with train.py's --compile; with one of its modes by name; or with --step-graph, without
+    --compile and with it."""
+    channels: tuple[Literal[3, 4, 8], ...] = (3,)
+    """Of the batches: those behind the third are zeros, for tensor cores."""
+    seconds: float = 1.0
+    """Of each measurement, at least; three calls at least."""
+    repeats: int = 3
+    """Rounds; every combination takes its turn in each."""
+    batch_size: tyro.conf.Suppress[int] = 0
+    workers: tyro.conf.Suppress[int] = 0
+    patches: tyro.conf.Suppress[int] = 0
+
+
+@dataclass(frozen=True)
+class PlotOptions:
+    """Of ``python -m bench plot``."""
+
+    results: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Result files, or folders of them."""
+    out_dir: Path | None = None
+    """Folder for the PNG files; where each result lies if not given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileOptions:
+    """Of ``python -m bench profile``."""
+
+    model: str = "patchnet"
+    """A network of train.py."""
+    batch_size: int = 64
+    """Patches a step."""
+    size: int = 96
+    """Height and width of a patch, pixels."""
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """As train.py's."""
+    mode: Literal["eager"] | CompileMode = "eager"
+    """Without torch.compile, or its mode."""
+    step_graph: bool = False
+    """With train.py's --step-graph."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """auto takes the GPU, and stops when there is one that cannot be used."""
+    steps: int = 5
+    """Steps to profile."""
+    top: int = 15
+    """Rows to print; the file has all."""
+    trace: Path | None = None
+    """Also write the time line, for chrome://tracing or ui.perfetto.dev."""
+    out: Path | None = None
+    """Result file (JSON) to write."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloorsOptions:
+    """Of ``python -m bench floors``."""
+
+    models: tuple[str, ...] = ("patchnet", "resnet18")
+    """Networks of train.py."""
+    size: int = 96
+    """Height and width of a patch, pixels."""
+    out: Path | None = None
+    """Result file (JSON) to write."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """Of ``python -m bench job``."""
+
+    data_dir: Path
+    """Kaggle's folder or Kaggle's .zip."""
+    out: Path | None = None
+    """Result file (JSON) to write."""
+    preset: str = "kaggle"
+    """Of train.py."""
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    """Of train.py."""
+    options: str = ""
+    """More options for train.py in one text, such as "--epochs 1 --batch-size 64"."""
+    seeds: tuple[int, ...] = (0,)
+    """One run each."""
+    predict: bool = True
+    """Also predict the test patches, eight views of each, in the same process (--submission)."""
+    warm: bool = True
+    """Run each seed twice: with empty caches, and again with what the first run left in them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullSizeOptions:
+    """Of ``python -m bench full-size``."""
+
+    out_dir: Path
+    """Folder to make."""
+    train: int = KAGGLE_TRAIN
+    """Labelled patches."""
+    test: int = KAGGLE_TEST
+    """Unlabelled patches."""
+    distinct: int = 4_000
+    """Patches to draw; the others repeat them under names of their own."""
+    workers: int = 0
+    """Processes; 0 takes every core."""

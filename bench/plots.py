@@ -1,18 +1,21 @@
-"""The bench's pictures: each function draws one result file."""
+"""python -m bench plot: pictures of result files; each function draws one of them."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from bench.peer_kinds import CEILING
-from bench.results import Result
-from bench.scaling import limit_mb
-from pipeline.errors import UserError
+from bench.options import PlotOptions
+from bench.peer_ways import CEILING
+from bench.results import Result, one_line, read_result
 from report import style
+from report.style import to_png
+from system.errors import UserError
+from system.files import require_writable, write_whole
 
 _ROW_INCHES = 0.3
 # Long names of rows leave little room above the bars.
@@ -96,39 +99,6 @@ def _colour(row: Mapping[str, Any]) -> str:
 
 
 @style.look()
-def draw_scaling(result: Result) -> Figure:
-    """Seconds an epoch, seconds to the first batch, and memory, against the number of patches."""
-    rows = measured(result)
-    figure, (epoch, first, memory) = style.new_figure(3)
-    for source in dict.fromkeys(row["source"] for row in rows):
-        line = sorted((row for row in rows if row["source"] == source), key=lambda row: row["patches"])
-        sizes = [row["patches"] for row in line]
-        look = {"color": _SOURCE_COLOURS.get(source, style.TRAINING), "marker": "o", "markersize": 4, "label": source}
-        epoch.plot(sizes, [row["median"] for row in line], **look)
-        first.plot(sizes, [row["first_batch_s"] for row in line], **look)
-        memory.plot(sizes, [row["peak_anon_mb"] for row in line], **look)
-    sizes = sorted({row["patches"] for row in rows})
-    base = max(row["median"] / row["patches"] for row in rows if row["patches"] == sizes[-1])
-    epoch.plot(sizes, [base * size for size in sizes], ":", color=style.GUIDE, label="in proportion")
-    memory.plot(sizes, [limit_mb(size) for size in sizes], "--", color=style.ACCENT, label="promised at most")
-    for ax, title, unit in (
-        (epoch, "An epoch", "seconds"), (first, "From opening to the first batch", "seconds"),
-        (memory, "Memory of its own (RssAnon)", "MB above the imported libraries"),
-    ):  # fmt: skip
-        ax.set(title=title, xlabel="patches", ylabel=unit, xscale="log")
-        ax.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=30)
-        ax.xaxis.set_minor_formatter(NullFormatter())
-        ax.legend()
-    epoch.set_yscale("log")
-    epoch.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-    epoch.yaxis.set_minor_formatter(NullFormatter())
-    first.set_ylim(bottom=0)
-    memory.set_ylim(bottom=0)
-    figure.suptitle(_where(result), fontsize=8, color="#777777")
-    return figure
-
-
-@style.look()
 def draw_end_to_end(result: Result) -> Figure:
     """Training's images/s against the loader alone, the model alone, and what the two allow together."""
     rows = measured(result)
@@ -173,3 +143,54 @@ def _where(result: Result) -> str:
     machine = result.environment
     gpu = f", {machine['gpu']}" if machine.get("gpu") else ""
     return f"{machine['cpu']}, {machine['cores']} cores{gpu}, {result.date[:10]}"
+
+
+PICTURES: dict[str, Callable[[Result], Figure]] = {
+    "ceilings": draw_ceilings,
+    "loader": draw_ladder,
+    "peers": draw_ladder,
+    "train": draw_end_to_end,
+}
+
+
+class Plot(PlotOptions):
+    """Draw what result files hold; one that cannot be read gets one line, and the rest is still drawn."""
+
+    def run(self) -> None:
+        """Draw them. Raises UserError where nothing could be drawn."""
+        drawn, found = 0, result_files(self.results)
+        for folder in {path.parent for path in found} if self.out_dir is None else ():
+            require_writable(folder, "--out-dir")
+        for path in found:
+            try:
+                result = read_result(path)
+                if result.command not in PICTURES:
+                    print(f"{path}: no picture for `python -m bench {result.command}`")
+                    continue
+                figure = PICTURES[result.command](result)
+            except UserError as error:
+                print(f"not drawn: {one_line(error)}")
+                continue
+            except (KeyError, TypeError, ValueError) as error:
+                print(
+                    f"not drawn: {path}: expected rows of `python -m bench {result.command}`, found {one_line(error)}"
+                )
+                continue
+            out = (self.out_dir or path.parent) / f"{path.stem}.png"
+            out.parent.mkdir(parents=True, exist_ok=True)
+            png = to_png(figure, synthetic=bool(result.settings.get("synthetic")))
+            write_whole(out, lambda file, png=png: file.write(png))
+            print(f"{out}: drawn from {path}")
+            drawn += 1
+        if not drawn:
+            raise UserError("nothing was drawn: expected result files of " + ", ".join(PICTURES))
+
+
+def result_files(paths: Sequence[Path]) -> list[Path]:
+    """The files named, and the .json files in the folders named. Raises UserError for what is not there."""
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path}: expected a result file or a folder of them, found nothing there")
+        files += sorted(path.glob("*.json")) if path.is_dir() else [path]
+    return files

@@ -11,9 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
-from pipeline.files import read_json, write_json
 from pipeline.settings import usable_cores
+from system.errors import UserError
+from system.files import read_json, write_json
 
 SCHEMA = 1
 # Whose versions are written down, where they are installed.

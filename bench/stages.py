@@ -3,21 +3,19 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from bench.common import make_loader, print_table
 from bench.epochs import timed
+from bench.options import LoaderBenchOptions
 from bench.results import interleave
-from pipeline.dataset import PatchTable
-from pipeline.feeder import Feeder, Job
+from pipeline.batches.feeder import Feeder, Job
+from pipeline.data.patches import PatchTable
 from pipeline.open import AnySource
 from pipeline.settings import InputSettings
-
-if TYPE_CHECKING:
-    from bench.loader import LoaderBench
 
 READY = "ready"
 STAGES = ("read", "decode", "hand-over", "augment", "normalise", "colour")
@@ -42,7 +40,11 @@ class ReadySource:
 
 
 def measure_stages(
-    options: "LoaderBench", sources: Mapping[str, AnySource], table: PatchTable, rows: np.ndarray, device: torch.device
+    options: LoaderBenchOptions,
+    sources: Mapping[str, AnySource],
+    table: PatchTable,
+    rows: np.ndarray,
+    device: torch.device,
 ) -> list[dict[str, Any]]:
     """Rows of the result file, one a source: microseconds a patch of each stage, and the raw rounds."""
     settings = InputSettings(workers=options.workers)

@@ -9,10 +9,10 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from bench.common import print_table
-from bench.options_more import ProfileOptions
+from bench.options import ProfileOptions
 from bench.results import write_result
 from models.names import LEAST_SIDE
-from pipeline.errors import UserError
+from system.errors import UserError
 from training.build import build_model
 from training.config import ModelSettings, OptimSettings
 from training.device import choose_device, choose_precision, prepare_backends

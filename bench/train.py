@@ -14,17 +14,16 @@ from torch import nn
 
 from bench.common import BenchOptions, print_table
 from bench.options import TrainOptions
-from bench.rates import Rate, in_turns
+from bench.rates import Rate, RunParts, RunSetup, in_turns
 from bench.results import summary
-from bench.run_parts import RunParts, RunSetup
 from models.names import PatchNetSettings
 from models.patchnet import PatchNet
-from pipeline.errors import UserError
 from pipeline.open import open_source
+from pipeline.settings import InputSettings
+from system.errors import UserError
 from training.build import build_model
 from training.config import ModelSettings, OptimSettings
 from training.device import choose_precision
-from training.tuned import Origin, input_settings
 
 # Networks of growing cost, for --balance: one of them is about as fast as the loader.
 LADDER: Sequence[tuple[int, ...]] = ((4,), (8,), (16,), (8, 16), (16, 32), (32, 64), (32, 64, 128), (64, 128, 256))
@@ -40,9 +39,7 @@ class Train(TrainOptions, BenchOptions):
         """Measure, print and write. Raises UserError where train.py does."""
         table, rows, device = self.open()
         check_rows(rows, self.batch_size)
-        settings = input_settings(
-            self.source, self.workers or None, Origin(self.data_dir, self.cache_dir, device), self.engine
-        )
+        settings = InputSettings(source=self.source, workers=self.workers, engine=self.engine)
         source = open_source(table, settings, device=device, cache_dir=self.cache_dir)
         optim = replace(
             OptimSettings(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,8 +10,9 @@ from typing import Annotated, Literal
 import tyro
 import tyro.extras
 
-import streams
-from leaving import leave
+from system.command import leave, run_command
+from system.errors import UserError
+from system.files import replaceable, require_writable
 
 _DESCRIPTION = """Trained networks for other programs.
 
@@ -37,31 +37,27 @@ class Export:
     """What logits are divided by: the "temperature" of the run's calibration.json gives calibrated probabilities."""
 
     def __call__(self) -> None:
-        _check(self)
+        if not self.run.is_dir():
+            raise UserError(f"{self.run}: expected the folder of a run, found {_what_is_there(self.run)}")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise UserError(f"--temperature {self.temperature}: expected a positive number")
+        replaceable(self.out)
+        require_writable(self.out.absolute().parent, "--out")
         try:
-            from models.export import ExportError, export, require_packages  # torch: a mistake is told before
-            from models.saved import WeightsError, load_network
+            from models.export import export, require_packages  # torch: a mistake is told before
+            from models.saved import load_network
 
             require_packages()
             import torch
-
-            network, info = load_network(self.run / "best.safetensors", torch.device("cpu"))
-            print(f"exporting {info.model}: some seconds …", flush=True)
-            self.out.parent.mkdir(parents=True, exist_ok=True)
-            difference, patches = export(network, info, self.out, views=self.tta, temperature=self.temperature)
-        except MemoryError as error:
-            raise _Mistake("memory is full: end other programs") from error
-        except ImportError as error:  # before those that come with the import
-            raise _Mistake(
+        except ImportError as error:
+            raise UserError(
                 f"a package that exporting needs cannot be imported: {error}; install it anew, or end other programs"
                 " if memory is full"
             ) from error
-        except (ExportError, WeightsError) as error:
-            raise _Mistake(str(error)) from error
-        except OSError as error:
-            raise _Mistake(
-                f"{self.out}: cannot be written: {error.strerror or error}; what was there is untouched"
-            ) from error
+        network, info = load_network(self.run / "best.safetensors", torch.device("cpu"))
+        print(f"exporting {info.model}: some seconds …", flush=True)
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        difference, patches = export(network, info, self.out, views=self.tta, temperature=self.temperature)
         height, width = info.patch_size
         print(
             f"{self.out}: patches [N, {height}, {width}, 3] uint8 -> probability [N] float32, {self.tta}"
@@ -70,44 +66,19 @@ class Export:
         )
 
 
-class _Mistake(Exception):
-    """What the user can mend."""
+def _what_is_there(path: Path) -> str:
+    return "a file" if path.exists() else "nothing"
 
 
-def _check(settings: Export) -> None:
-    """Raise _Mistake for what can be said before torch is imported."""
-    run, out = settings.run, settings.out
-    if not run.is_dir():
-        raise _Mistake(f"{run}: expected the folder of a run, found {'a file' if run.exists() else 'nothing'}")
-    if not (math.isfinite(settings.temperature) and settings.temperature > 0):
-        raise _Mistake(f"--temperature {settings.temperature}: expected a positive number")
-    if os.path.lexists(out) and not out.is_file():
-        raise _Mistake(f"{out}: expected a file to write or to replace, found a folder or device; give another --out")
-    folder = out.absolute().parent
-    while not os.path.lexists(folder):
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise _Mistake(f"{out}: {folder} is no folder that can be written; give another --out")
+def _work() -> None:
+    tyro.extras.subcommand_cli_from_dict(
+        {"export": Export}, prog="python -m models", description=_DESCRIPTION, config=(tyro.conf.OmitArgPrefixes,)
+    )()
 
 
 def main() -> int:
     """Entry point; returns the exit status."""
-    streams.steady()
-    try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"export": Export}, prog="python -m models", description=_DESCRIPTION, config=(tyro.conf.OmitArgPrefixes,)
-        )()
-    except _Mistake as mistake:
-        streams.tell(f"error: {mistake}", first=2)
-        return 1
-    except KeyboardInterrupt:
-        streams.tell("\ninterrupted; nothing half-made was left", first=2)
-        return 130
-    except SystemExit as ended:  # tyro's, after --help or a mistake
-        if ended.code or not streams.incomplete():
-            raise
-        return 1
-    return 1 if streams.incomplete() else 0
+    return run_command(_work)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
-import os
-import secrets
 import warnings
 from pathlib import Path
 
@@ -15,17 +12,17 @@ from torch import nn
 from models.normalise import normalise
 from models.saved import WeightsInfo
 from models.views import mean_over_views
+from system.errors import UserError
+from system.files import write_whole
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-5
 """How far the file's probabilities may be from torch's."""
-# What network drives and shared folders say of a file that is to be forced to the disk: it is written all the same.
-_CANNOT_FORCE = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES}
 # Batches that the file is checked with: it must take any number, one patch included.
 _CHECKED_BATCHES = (1, 2, 7, 32)
 
 
-class ExportError(RuntimeError):
+class ExportError(UserError):
     """A network cannot be exported; the text says why and what to do."""
 
 
@@ -104,7 +101,7 @@ def largest_difference(
 def export(network: nn.Module, info: WeightsInfo, path: Path, *, views: int, temperature: float) -> tuple[float, int]:
     """Write the network to `path` once onnxruntime has given torch's probabilities; what `largest_difference` said.
 
-    Raises ExportError if they differ by more than `TOLERANCE`, or packages are missing; OSError if it cannot be
+    Raises ExportError if they differ by more than `TOLERANCE`, or packages are missing; UserError if it cannot be
     written. `path` is then as before.
     """
     content = onnx_file(network, info, views=views, temperature=temperature)
@@ -114,7 +111,7 @@ def export(network: nn.Module, info: WeightsInfo, path: Path, *, views: int, tem
             f"{path}: not written: onnxruntime's probabilities differ from torch's by up to {difference:.1g}, expected"
             f" at most {TOLERANCE:g}; another version of {' or '.join(PACKAGES)} may do better"
         )
-    _write_whole(path, content)
+    write_whole(path, lambda file: file.write(content))
     return difference, patches
 
 
@@ -124,21 +121,3 @@ def _made_up(count: int, info: WeightsInfo) -> torch.Tensor:
     colour = 255 * torch.rand(count, 1, 1, 3, generator=draw)
     noise = 40 * torch.randn(count, *info.patch_size, 3, generator=draw)
     return (colour + noise).clamp(0, 255).to(torch.uint8)
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """All of `content` or nothing: a temporary file takes the name. (pipeline.files is out of this package's reach.)"""
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            try:
-                os.fsync(file.fileno())
-            except OSError as error:
-                if error.errno not in _CANNOT_FORCE:
-                    raise
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from system.errors import UserError
+
 ZOO_NAMES = ("resnet18", "resnet34", "resnet50", "densenet121", "efficientnet_b0", "convnext_tiny")
 """torchvision's."""
 
@@ -12,7 +14,7 @@ TIMM = "timm:"
 """What the names of timm's networks begin with."""
 
 
-class PretrainedUnavailable(RuntimeError):
+class PretrainedUnavailable(UserError):
     """Pretrained weights were asked for and cannot be had; the text says which, why, and what to do."""
 
 

@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from models.create import create_model
+from system.errors import UserError
 
 WEIGHTS_SCHEMA = 1
 
 
-class WeightsError(RuntimeError):
+class WeightsError(UserError):
     """A weights file is missing, damaged or of another version; the text names the file and says which."""
 
 

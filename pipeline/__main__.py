@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from leaving import leave
-from pipeline.advice import command
-from pipeline.command import run_command
-from pipeline.errors import UserError
-from pipeline.files import replaceable, require_writable, write_csv
 from pipeline.settings import InputSettings, OnBad
+from system.advice import command
+from system.command import leave, run_command
+from system.errors import UserError
+from system.files import replaceable, require_writable, write_csv
 
 if TYPE_CHECKING:  # what is heavy is imported once it is needed: a mistake is told before, at once
-    from pipeline.dataset import PatchTable
+    from pipeline.data.patches import PatchTable
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Pack:
     """error: stop and list the bad files; skip: leave them out, which the packed file then says."""
 
     def run(self) -> None:
-        from pipeline.left_out import usable
+        from pipeline.sources.left_out import usable
 
         settings = InputSettings(source="packed", workers=self.workers)
         for listed in _tables(self.data_dir, self.out, skip_missing=True):
@@ -75,14 +74,14 @@ class Verify:
             if table.layout == "kaggle" and any(self.cache_dir.glob(f"{table.split}-*.packed")):
                 print(f"{table.split}: a packed file stands for the images; --packs holds it against them")
         if table.layout == "pcam":  # there the ids are made of the pixels: they prove nothing about the download
-            from pipeline.pcam import verify_published
+            from pipeline.pcam.folder import verify_published
 
             verify_published(table.store.place)
 
     def _hold_packs(self) -> None:
-        from pipeline.left_out import without
-        from pipeline.pack_verify import hold_against_images
-        from pipeline.packfile import PackFile
+        from pipeline.sources.left_out import without
+        from pipeline.sources.verify import hold_against_images
+        from pipeline.storage.packfile import PackFile
 
         held = 0
         threads = InputSettings(workers=self.workers).threads
@@ -153,13 +152,13 @@ class Synth:
 
     def run(self) -> None:
         if self.layout == "pcam":
-            from pipeline.synthetic_pcam import write_pcam
+            from pipeline.synthetic.pcam import write_pcam
 
             write_pcam(self.out, train=self.train, valid=self.test, test=self.test, size=self.size, seed=self.seed)
             count = f"{self.train:,} training, {self.test:,} validation and {self.test:,} test patches"
             print(f"{self.out}: {count} in PatchCamelyon's layout [SYNTHETIC]")
             return
-        from pipeline.synthetic import write_dataset
+        from pipeline.synthetic.kaggle import write_dataset
 
         write_dataset(self.out, train=self.train, test=self.test, size=self.size, seed=self.seed)
         print(f"{self.out}: {self.train:,} training and {self.test:,} test patches [SYNTHETIC]")
@@ -185,7 +184,7 @@ class Groups:
     def run(self) -> None:
         require_writable(replaceable(self.out).parent, "--out")
         from pipeline.dataset import open_dataset
-        from pipeline.slide_map import slide_map
+        from pipeline.pcam.slide_map import slide_map
 
         table = open_dataset(
             self.data_dir, skip_missing=True, cache_dir=self.cache_dir, splits=("train",)
@@ -221,8 +220,8 @@ class CheckSubmission:
     """Kaggle's folder or Kaggle's .zip."""
 
     def run(self) -> None:
+        from pipeline.data.submission import check_submission, read_submission
         from pipeline.dataset import open_dataset
-        from pipeline.submission import check_submission, read_submission
 
         dataset = open_dataset(self.data_dir, skip_missing=True, splits=("test",))
         expected = dataset.sample_ids or dataset.require_test().ids.tolist()

@@ -17,15 +17,15 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from pipeline import shown
-from pipeline.advice import command
-from pipeline.errors import UserError, listed, reason
-from pipeline.interruptible import check_interrupt
-from pipeline.layouts import look_at
-from pipeline.stores import MAX_CSV_BYTES, MAX_FILE_BYTES, Archive
-from pipeline.tiff import MAX_PIXELS, MAX_SIDE, LayoutChecker
-from pipeline.tiff_header import Header, KindError, TiffError, read_ifd
-from pipeline.tiff_writer import tiff_header
+from pipeline.sources.layouts import look_at
+from pipeline.storage.stores import MAX_CSV_BYTES, MAX_FILE_BYTES, Archive
+from pipeline.tiff.header import Header, KindError, TiffError, read_ifd
+from pipeline.tiff.layout import MAX_PIXELS, MAX_SIDE, LayoutChecker
+from pipeline.tiff.writer import tiff_header
+from system import shown
+from system.advice import command
+from system.command import check_interrupt
+from system.errors import UserError, listed, reason
 
 IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2")
 _FORMATS = ["TIFF", "PNG", "JPEG", "BMP", "GIF", "WEBP", "JPEG2000"]

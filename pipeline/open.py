@@ -8,25 +8,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.dataset import PatchTable
-from pipeline.engines import choose_engine
-from pipeline.errors import UserError
-from pipeline.layouts import NEEDS_DECODER, Layouts, scan_layouts
-from pipeline.pack import find_pack, make_pack, pack_path
-from pipeline.packed_store import PackedStore
-from pipeline.packfile import PackFile
+from pipeline.batches.engines import choose_engine
+from pipeline.data.patches import PatchTable
 from pipeline.settings import InputSettings
-from pipeline.sources import (
-    CHANNELS,
-    PackedSource,
-    PixelSource,
-    ResidentSource,
-    StripSource,
-    TiffSource,
-)
-from pipeline.staging import UncheckedStrips, stage
-from pipeline.stores import FolderStore
-from pipeline.verify import verify_ids as verify_pixels
+from pipeline.sources.layouts import NEEDS_DECODER, Layouts, scan_layouts
+from pipeline.sources.pack import find_pack, make_pack, pack_path
+from pipeline.sources.source import CHANNELS, PackedSource, PixelSource, ResidentSource, StripSource, TiffSource
+from pipeline.sources.staging import OnePassStrips, stage
+from pipeline.sources.verify import verify_ids as verify_pixels
+from pipeline.storage.packed_store import PackedStore
+from pipeline.storage.packfile import PackFile
+from pipeline.storage.stores import FolderStore
+from system.errors import UserError
 
 # Share of the free GPU memory that resident data may take: network, activations and DALI need the rest.
 RESIDENT_SHARE = 0.5
@@ -202,7 +195,7 @@ class _Opener:
             try:
                 staged = self._stage(source, device)
             except UserError as error:
-                if not isinstance(source, UncheckedStrips):
+                if not isinstance(source, OnePassStrips):
                     raise
                 self._say(f"{self._table.split}: not read in one pass: {error}; now every file's header is read first")
                 source, why = self._checked(kind)
@@ -223,7 +216,7 @@ class _Opener:
         if self._verify_ids:
             return None, ""
         try:
-            return UncheckedStrips(self._table), "the image files in one pass"
+            return OnePassStrips(self._table), "the image files in one pass"
         except UserError:
             return None, ""  # the look at every file will say what there is
 

@@ -1,26 +1,26 @@
-"""Settings of the input path, and the one rule that says which of several given values wins."""
+"""Settings of the input path."""
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from pipeline.errors import UserError
-from pipeline.files import read_json, write_json
+from system.errors import UserError
 
-SOURCES = ("auto", "tiff", "strip", "packed", "resident")
-ENGINES = ("auto", "dali", "triton")
-SOURCE_METAVAR, ENGINE_METAVAR = ("{" + ",".join(names) + "}" for names in (SOURCES, ENGINES))
-"""Of --source and --engine in --help, where nothing given means tuned.json's."""
+SourceName = Literal["auto", "tiff", "strip", "packed", "resident"]
+"""Where pixels come from."""
+EngineName = Literal["auto", "dali", "triton"]
+"""Who augments."""
+AugmentName = Literal["none", "light", "standard", "heavy"]
+"""How far training patches are changed: a name of ``AUGMENTATIONS``."""
+SOURCES, ENGINES = get_args(SourceName), get_args(EngineName)
 OnBad = Literal["error", "skip"]
 """What to do about files that cannot be used: list them all and stop, or leave them out."""
 GroupsMissing = Literal["refuse", "alone", "leave-out"]
 """What to do about patches that a file of slides does not name."""
 VAL_FRACTION = 0.2
 """Share of the patches to validate on, where nothing else is asked for."""
-TUNED_FILE = "tuned.json"
-TUNED_SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ AUGMENTATIONS: Mapping[str, AugmentSettings] = {
 
 @dataclass(frozen=True)
 class InputSettings:
-    """How patches travel from disk to the batch. None of these changes a pixel, so the tuner may set them all."""
+    """How patches travel from disk to the batch. None of these changes a pixel."""
 
     source: str = "auto"
     """Where pixels come from: auto, tiff, strip, packed or resident."""
@@ -133,83 +133,3 @@ def usable_cores() -> int:
     except (OSError, ValueError):
         pass
     return cores
-
-
-def first_given(layers: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Settle every setting by the first layer that gives it.
-
-    Args:
-        layers: from strongest to weakest, layer name -> {setting: value}; a value of None means "not given".
-            The project's order is: command line, the run's own configuration, tuned.json, preset, default.
-
-    Returns:
-        ({setting: value}, {setting: name of the layer that gave it}).
-    """
-    values: dict[str, Any] = {}
-    origin: dict[str, str] = {}
-    for layer, given in layers.items():
-        for name, value in given.items():
-            if value is not None and name not in values:
-                values[name], origin[name] = value, layer
-    return values, origin
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """What the tuner found."""
-
-    settings: Mapping[str, Any]
-    """A part of InputSettings."""
-    predict_batch_size: int | None
-    """Of predict.py, where it changes speed alone."""
-    device: str
-    """cpu or cuda: what it was measured on."""
-    cores: int
-    """How many this process could use then."""
-    data: str
-    """The data set it was measured on: its absolute path."""
-
-    def misfit(self, device: str, data_dir: str | Path) -> str | None:
-        """Why it is not for this data set on this machine; None if it is."""
-        if (self.device, self.cores) != (device, usable_cores()):
-            return f"it was measured on {self.device} with {self.cores} cores, this is {device} with {usable_cores()}"
-        if self.data != str(Path(data_dir).absolute()):
-            return f"it was measured on {self.data}"
-        return None
-
-
-def write_tuned(cache_dir: str | Path, tuned: Tuned) -> Path:
-    """Write ``cache_dir/tuned.json`` for ``read_tuned``; the folder is made."""
-    path = Path(cache_dir) / TUNED_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"schema": TUNED_SCHEMA, **asdict(tuned)})
-    return path
-
-
-def read_tuned(cache_dir: str | Path) -> Tuned | None:
-    """What the tuner wrote to ``cache_dir/tuned.json``; None without the file.
-
-    Raises:
-        UserError: the file is damaged, of another schema, or holds what is no input setting.
-    """
-    path = Path(cache_dir) / TUNED_FILE
-    if not path.exists():
-        return None
-    known = {field.name for field in fields(InputSettings)}
-    try:
-        content = read_json(path, sealed=True)
-        if (found := content.pop("schema")) != TUNED_SCHEMA:
-            raise UserError(f"{path}: expected schema {TUNED_SCHEMA}, found {found!r}")
-        tuned = Tuned(**content)
-        if "source" in tuned.settings:
-            tuned = replace(tuned, settings={**tuned.settings, "source": source_now(tuned.settings["source"])})
-        if unknown := set(tuned.settings) - known:
-            raise UserError(f"{path}: unknown settings {sorted(unknown)}; expected only {sorted(known)}")
-        replace(InputSettings(), **tuned.settings)
-        size = tuned.predict_batch_size
-        if size is not None and (not isinstance(size, int) or size < 1):
-            raise UserError(f"{path}: predict_batch_size: expected a whole number of at least 1, found {size!r}")
-    except (UserError, KeyError, TypeError) as error:
-        where = "" if str(path) in str(error) else f"{path}: damaged: "
-        raise UserError(f"{where}{error}; delete it: all works without it, and `bench tune` makes another") from error
-    return tuned

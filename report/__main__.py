@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from leaving import leave
-from pipeline.command import run_command
-from pipeline.errors import UserError
-from pipeline.files import require_writable
-from pipeline.shown import waiting
+from system.command import leave, run_command
+from system.errors import UserError
+from system.files import require_writable
+from system.shown import waiting
 
 if TYPE_CHECKING:  # what is heavy is imported once it is needed: a mistake is told before, at once
     from report.page import Page

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from pipeline.errors import UserError
-from pipeline.files import read_json, write_json
-from pipeline.of_validation import KEY, require_of_validation, validation_digest
+from pipeline.run_files import KEY, require_of_validation, validation_digest
 from report.scores import wilson_interval
+from system.errors import UserError
+from system.files import read_json, write_json
 
 CALIBRATION_FILE = "calibration.json"
 CALIBRATION_SCHEMA = 1

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.errors import UserError
 from report import charts, style
 from report.page import (
     SYNTHETIC_NOTE,
@@ -30,7 +29,8 @@ from report.plots import PANEL_SQUARE, best_epoch
 from report.run_files import RunFiles, read_run
 from report.scores import REPLICATES, auc_difference, score_with_intervals
 from report.slides import UNKNOWN, read_slides
-from streams import readable
+from system.errors import UserError
+from system.streams import readable
 
 # Where a run lies says nothing about what it learned.
 _PLACES = {"out_dir", "resume", "cache_dir"}

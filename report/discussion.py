@@ -237,7 +237,7 @@ def _speed(facts: Mapping[str, Any]) -> list[Finding]:
         return [
             Finding(
                 f"Speed: {wait:.0%} of the training time went into waiting for data. `python -m pipeline pack`, once,"
-                " or `python -m bench tune` should help.",
+                " should help; `python -m bench doctor` measures what else would.",
                 "Throughput",
                 _ACT,
             )

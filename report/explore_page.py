@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.dataset import Dataset
-from pipeline.ids import checksum_of
+from pipeline.data.patches import Dataset, checksum_of
 from report import charts, explore_duplicates, explore_sections, explore_stains, style
 from report.page import (
     Block,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import UserError
-from pipeline.submission import Made
+from pipeline.data.submission import Made
 from report.calibration import apply_temperature, kept_temperature
 from report.page import count_of
 from report.run_files import RunFiles
+from system.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import torch
 
-from pipeline.errors import UserError
 from report import run_network
 from report.network import grad_cam_in_parts, load_network
 from report.page import Block, Gallery, Link, Note, Page, Section, Text, count_of
 from report.run_files import read_run
+from system.errors import UserError
 
 STEM = "mistakes"
 

@@ -10,7 +10,6 @@ from torch import nn
 from models import saved
 from models.normalise import normalise
 from models.views import TTA_VIEWS, dihedral_view
-from pipeline.errors import UserError
 from pipeline.settings import Normalisation
 from report.page import centre_of
 
@@ -42,10 +41,7 @@ def load_network(path: Path, device: torch.device) -> Network:
     Raises:
         UserError: the file is missing, damaged, or of a network that this program does not know.
     """
-    try:
-        model, info = saved.load_network(path, device)
-    except saved.WeightsError as error:
-        raise UserError(str(error)) from error
+    model, info = saved.load_network(path, device)
     return Network(model, Normalisation(info.mean, info.std), info.patch_size, device)
 
 

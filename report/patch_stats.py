@@ -9,10 +9,10 @@ from functools import cache
 
 import numpy as np
 
-from pipeline import shown
-from pipeline.sources import PixelSource, TiffSource
-from pipeline.verify import iterate_pixels
+from pipeline.sources.source import PixelSource, TiffSource
+from pipeline.sources.verify import iterate_pixels
 from report.stain_groups import stain_directions
+from system import shown
 
 CHUNK = 64
 """Patches at a time: 64 of 96 x 96 pixels are 1.8 MB, so that the passes over them stay in the cache."""

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.advice import quoted
-from pipeline.errors import UserError
 from report.page import Block, Code, Note, Section, Table, Text, count_of
 from report.run_files import RunFiles, read_scored
 from report.scores import REPLICATES, Interval, Scorer, bootstrap_weights, interval_of
+from system.advice import quoted
+from system.errors import UserError
 
 TITLE = "PatchCamelyon's test split"
 LAYOUT = "pcam"

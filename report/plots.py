@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline.errors import UserError
-from pipeline.files import write_whole
 from report import charts, style
 from report.run_files import RunFiles, Validation, read_run
 from report.scores import HALF, Threshold, thresholds
+from system.errors import UserError
+from system.files import write_whole
 
 PLOTS_DIR = "plots"
 PANEL_SQUARE = (4.4, 4.3)

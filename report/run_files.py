@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.errors import UserError
-from pipeline.files import read_json
-from pipeline.tables import Table, read_table
-from streams import readable
+from pipeline.data.tables import Table, read_table
+from system.errors import UserError
+from system.files import read_json
+from system.streams import readable
 
 _PREDICTED = ["id", "label", "probability"]
 METRIC_COLUMNS = (

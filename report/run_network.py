@@ -9,14 +9,13 @@ import numpy as np
 import torch
 
 from models.views import TTA_VIEWS
+from pipeline.data.split import limited_again
 from pipeline.dataset import open_dataset
-from pipeline.errors import UserError
-from pipeline.left_out import usable_again
-from pipeline.limit import limited_again
 from pipeline.open import open_source
 from pipeline.settings import InputSettings
-from pipeline.sources import check_source_size
-from pipeline.verify import iterate_pixels
+from pipeline.sources.left_out import usable_on_resume
+from pipeline.sources.source import check_source_size
+from pipeline.sources.verify import iterate_pixels
 from report.network import (
     Network,
     centre_energy,
@@ -28,6 +27,7 @@ from report.network import (
 from report.page import Block, Column, Gallery, Link, Note, Section, Table, Text, centre_of, count_of, share, signed
 from report.run_files import RunFiles, Validation
 from report.scores import Scorer, auc_difference
+from system.errors import UserError
 
 GPU_PATCHES, CPU_PATCHES = 2000, 300
 """Validation patches that views and masks are measured on, if not told: each is asked about ten times."""
@@ -54,7 +54,7 @@ class Patches:
         if run.settings.get("limit"):  # as in training: a .zip is not packed whole for a part of it
             self.table = limited_again(self.table, run.path / "split.csv")
         if skip:
-            self.table = usable_again(self.table, left_out)
+            self.table = usable_on_resume(self.table, left_out)
         row_of = {identifier: row for row, identifier in enumerate(self.table.ids.tolist())}
         lacking = [identifier for identifier in validation.ids.tolist() if identifier not in row_of]
         if lacking:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline.errors import UserError
 from report import charts, discussion, pcam_section, run_head, run_network, run_scores, style
 from report.calibration import CalibrationResult, calibrate, write_calibration
 from report.mistakes_page import STEM as MISTAKES
@@ -19,6 +18,7 @@ from report.run_files import RunFiles, Validation, read_run
 from report.schedule import learning_rates
 from report.slides import UNKNOWN, read_slides
 from report.write import write_page
+from system.errors import UserError
 
 STEM = "report"
 

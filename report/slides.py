@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.split import slides_of
+from pipeline.data.split import slides_of
 
 UNKNOWN = ""
 """Slide of a patch that the file does not name."""
@@ -13,7 +13,7 @@ UNKNOWN = ""
 def read_slides(path: str | Path, ids: np.ndarray) -> tuple[np.ndarray, str | None]:
     """Slides of the patches ``ids`` [N] from a CSV file with the columns id and wsi.
 
-    Training refuses a file that lacks patches (``pipeline.split.read_groups``); a page shows those that it
+    Training refuses a file that lacks patches (``pipeline.data.split.read_groups``); a page shows those that it
     has.
 
     Returns:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.dataset import PatchTable
-from pipeline.sources import PixelSource, TiffSource
-from pipeline.verify import iterate_pixels
+from pipeline.data.patches import PatchTable
+from pipeline.sources.source import PixelSource, TiffSource
+from pipeline.sources.verify import iterate_pixels
 from report import style
 from report.patch_stats import PatchStats
 

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 GROUPS = 12
 """Few enough that what is left out lies outside of what remains: on 6,000 of Kaggle's patches a fold of them costs
-the AUC what slides never seen do (bench/README.md)."""
+the AUC what slides never seen do (docs/LOG.md)."""
 BACKGROUND = "background"
 """Group of the patches with too little tissue to tell a stain."""
 MIN_TISSUE = 0.02

@@ -7,17 +7,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline import submission
-from pipeline.dataset import Dataset, PatchTable, open_dataset
-from pipeline.errors import UserError
+from pipeline.data import submission
+from pipeline.data.patches import Dataset, PatchTable
+from pipeline.data.tables import read_table
+from pipeline.dataset import open_dataset
 from pipeline.open import open_source
 from pipeline.settings import InputSettings
-from pipeline.tables import read_table
-from pipeline.verify import iterate_pixels
+from pipeline.sources.verify import iterate_pixels
 from report import charts, style
 from report.like_with_like import Expected, expected_of
 from report.page import Block, Column, Gallery, Note, Page, Picture, Section, Table, Text, Verdict, count_of, share
 from report.run_files import RunFiles, read_run
+from system.errors import UserError
 
 SHOWN = 6
 RUNS = Path("runs")

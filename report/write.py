@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import UserError
-from pipeline.files import write_csv, write_json, write_text, write_whole
 from report import pixels, style
 from report.page import Block, Cell, Gallery, Head, Link, Page, Picture, Pictures, Table, centre_of
+from system.errors import UserError
+from system.files import write_csv, write_json, write_text, write_whole
 
 NOT_MEDICAL = "Not a medical device: not for diagnosis, and not checked for any clinical use."
 # Patches and their maps in a row of the one picture of a gallery.

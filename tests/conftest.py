@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from tests_support import write_kaggle_folder
 
-from pipeline.dataset import Dataset, open_dataset
+from pipeline.data.patches import Dataset
+from pipeline.dataset import open_dataset
 
 if TYPE_CHECKING:
     from forker import Forker

@@ -24,13 +24,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.11", "3.12", "3.13")
 VARIED = ("numpy", "pandas", "tyro", "pillow", "h5py")
-# What the tests below import beside them, where nothing is borrowed.
+# What the tests below import in_background them, where nothing is borrowed.
 NEEDED = ("numba", "scikit-learn", "scipy", "tqdm", "safetensors", "pytest", "hypothesis", "tifffile")
 WITHOUT_TORCH = (
-    "test_dataset.py", "test_find_data.py", "test_tables.py", "test_submission.py", "test_files.py", "test_tiff.py",
-    "test_verdicts.py", "test_stratify.py",
+    "tests/pipeline/test_dataset.py", "tests/pipeline/test_find_data.py", "tests/pipeline/test_tables.py",
+    "tests/pipeline/test_submission.py", "tests/pipeline/test_tiff.py", "tests/pipeline/test_decode_cache.py",
+    "tests/pipeline/test_stratify.py",
+    "tests/system/test_files.py",
 )  # fmt: skip
-WITH_TORCH = (*WITHOUT_TORCH, "test_pack_verify.py")
+WITH_TORCH = (*WITHOUT_TORCH, "tests/pipeline/test_pack_verify.py")
 SHOWN = ("numpy", "pandas", "pyarrow", "tyro", "pillow", "torch")
 PROBE = f"""
 import importlib.metadata as m, json
@@ -135,13 +137,6 @@ def make(row: Row, interpreter: str, place: Path) -> Path:
     return python
 
 
-def tests_of(row: Row) -> list[str]:
-    """The test files of a row that there are."""
-    return [
-        f"tests/{name}" for name in (WITH_TORCH if row.borrows else WITHOUT_TORCH) if (ROOT / "tests" / name).exists()
-    ]
-
-
 def try_row(row: Row, interpreter: str, place: Path) -> tuple[bool, str]:
     """Run the row's tests: whether they passed, and a line of the table."""
     began = time.monotonic()
@@ -151,7 +146,7 @@ def try_row(row: Row, interpreter: str, place: Path) -> tuple[bool, str]:
         environment |= {"OMP_NUM_THREADS": "1", "NUMBA_CACHE_DIR": str(place / "numba")}
         probe = subprocess.run([python, "-c", PROBE], capture_output=True, text=True, check=True, env=environment)
         versions = json.loads(probe.stdout)
-        command = [python, "-m", "pytest", "-p", "no:cacheprovider", *tests_of(row)]
+        command = [python, "-m", "pytest", "-p", "no:cacheprovider", *(WITH_TORCH if row.borrows else WITHOUT_TORCH)]
         done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=LIMIT_S
         )

@@ -10,10 +10,10 @@ from models.create import create_model, require_takes
 from models.names import TIMM, PretrainedUnavailable
 from models.padding import accept_padding
 from models.saved import WeightsInfo
-from pipeline.errors import UserError
-from pipeline.files import file_text
-from pipeline.left_out import left_out_csv
-from pipeline.split import split_csv
+from pipeline.data.split import split_csv
+from pipeline.sources.left_out import left_out_csv
+from system.errors import UserError
+from system.files import file_text
 from training.config import ModelSettings, TrainConfig, config_hash, to_dict
 from training.device import Precision
 from training.distributed import ALONE, World

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from models.saved import WeightsInfo, weights_file
-from pipeline.errors import UserError
-from pipeline.files import write_whole
+from system.errors import UserError
+from system.files import write_whole
 
 CHECKPOINT_SCHEMA = 1
 

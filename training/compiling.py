@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.compiler import require_compiler
+from system.compiler import require_compiler
 from training.config import CompileMode
 
 FOLDER = "compiled"

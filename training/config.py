@@ -17,12 +17,11 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from models.names import PretrainedUnavailable, check_model
-from pipeline.errors import UserError
-from pipeline.settings import ENGINE_METAVAR, SOURCE_METAVAR, VAL_FRACTION, GroupsMissing, OnBad, source_now
+from pipeline.settings import VAL_FRACTION, AugmentName, EngineName, GroupsMissing, OnBad, SourceName, source_now
+from system.errors import UserError
 
 CompileMode = Literal["auto", "default", "reduce-overhead", "max-autotune"]
 PresetName = Literal["fast", "accurate", "smoke", "kaggle"]
-_TUNED_HINT = "(default: tuned.json's, else {})"
 _DESCRIPTION = """Train a network on histopathologic patches: Kaggle's folder or .zip -> runs/<name>/.
 
 Examples:
@@ -116,24 +115,16 @@ class DataSettings:
     own; leave-out: they neither train nor validate, and are listed in the run's left_out.csv."""
     limit: int = 0
     """Train and validate on at most so many patches, drawn by seed and stratified; 0 takes all."""
-    augment: Literal["none", "light", "standard", "heavy"] = "light"
+    augment: AugmentName = "light"
     """light: the eight flips and turns; standard: with colour; heavy: with scale, shift, rotation, stain too."""
-    source: Annotated[
-        Literal["auto", "tiff", "strip", "packed", "resident"] | None,
-        tyro.conf.arg(metavar=SOURCE_METAVAR, help_behavior_hint=_TUNED_HINT.format("auto")),
-    ] = None
+    source: SourceName = "auto"
     """Where pixels come from; the batches are the same from all of them."""
-    engine: Annotated[
-        Literal["auto", "dali", "triton"] | None,
-        tyro.conf.arg(metavar=ENGINE_METAVAR, help_behavior_hint=_TUNED_HINT.format("auto")),
-    ] = None
+    engine: EngineName = "auto"
     """Who augments: DALI, or on a GPU one Triton kernel, which auto takes there."""
-    workers: Annotated[
-        int | None, tyro.conf.arg(metavar="INT", help_behavior_hint=_TUNED_HINT.format("every core"))
-    ] = None
+    workers: int = 0
     """Threads that read and augment; 0 takes every core."""
     cache_dir: Path = Path("cache")
-    """Folder for packed files and tuned.json."""
+    """Folder for packed files, and what else makes the next start faster."""
     on_bad: OnBad = "error"
     """error: list all bad files and stop; skip: leave such patches out, and list them in the run's left_out.csv."""
     verify_ids: bool = False
@@ -199,10 +190,10 @@ class TrainConfig:
 # What each preset changes in the defaults above.
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "fast": {},
-    # A patch costs 3.2 times as much CPU time as in fast (bench/README): 24 epochs keep within 4 times in all.
+    # A patch costs 3.2 times as much CPU time as in fast (docs/LOG.md): 24 epochs keep within 4 times in all.
     "accurate": {"model": {"name": "patchnet_large"}, "optim": {"epochs": 24}},
     "smoke": {"optim": {"epochs": 2, "batch_size": 32, "warmup": 0.5}, "data": {"limit": 2000}},
-    # 1,024: the least power of two whose step lasts longer on the GPU than the host needs to launch it (bench/README).
+    # 1,024: the least power of two whose step lasts longer on the GPU than the host needs to launch it (docs/LOG.md).
     # AdamW's rate times the root of the batch's growth, 4, was halved for caution. Muon's
     # update has a size of its own, whatever the batch: twice, as there are 1,720 steps in all.
     "kaggle": {
@@ -366,7 +357,7 @@ def from_dict(values: Mapping[str, Any], path: Path) -> TrainConfig:
             known = {f.name: f for f in dataclasses.fields(kind)}
             # What an older version did not know changes nothing that is learned: the default will do.
             later = {name: f.default for name, f in known.items() if name in _FREE_ON_RESUME.get(part.name, set())}
-            given = {name: later[name] for name in set(later) - set(given)} | given
+            given |= {name: later[name] for name in later if given.get(name) is None}
             if "source" in given:
                 given["source"] = source_now(given["source"])
             if set(known) != set(given):

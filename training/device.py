@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import UserError
+from system.errors import UserError
 
 if TYPE_CHECKING:  # what can be refused is refused before torch is imported
     import torch

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import UserError, reason, warn_once
-from pipeline.launcher import launched
-from pipeline.shown import waiting
+from system.errors import UserError, reason, warn_once
+from system.launcher import launched
+from system.shown import waiting
 
 if TYPE_CHECKING:  # a program that torchrun did not start asks for a World before it has to import torch
     import torch

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from models.names import LEAST_SIDE
-from pipeline.dataset import PatchTable
-from pipeline.errors import UserError
-from pipeline.loader import Loader
+from pipeline.batches.loader import Loader
+from pipeline.data.patches import PatchTable
 from pipeline.open import AnySource, open_source
 from pipeline.settings import AUGMENTATIONS, KAGGLE_NORMALISATION, InputSettings, Normalisation
-from pipeline.staging import UncheckedStrips
-from training.beside import beside
+from pipeline.sources.staging import OnePassStrips
+from system.errors import UserError
+from training.background import in_background
 from training.config import TrainConfig
 from training.distributed import ALONE, World
 from training.patches import TrainPatches
@@ -67,7 +67,7 @@ def opening(
     if world.size > 1:
         yield opened
         return
-    with beside(opened) as future:
+    with in_background(opened) as future:
         try:
             yield future.result
         except Exception:  # such as of a first file that is not like the others: that is what must be said
@@ -112,7 +112,7 @@ def first_size(table: PatchTable, augment: str) -> tuple[int, int] | None:
     None if its file is not a plain uncompressed one, or not of a size to prepare for: too small, oblong, or large.
     """
     try:
-        first = UncheckedStrips(table)
+        first = OnePassStrips(table)
         check_size(first.height, first.width, augment)
     except UserError:  # opening all of them says what is wrong
         return None

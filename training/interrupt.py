@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-import streams
-from pipeline.command import Stopped, stopping_signals
+from system import streams
+from system.command import Stopped, stopping_signals
 
 __all__ = ["StopRequest", "Stopped"]
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from models.saved import WeightsInfo
-from pipeline.files import write_csv
-from pipeline.shown import Bar, duration
-from pipeline.shown import progress as progress_of
+from system.files import write_csv
+from system.shown import Bar, duration
+from system.shown import progress as progress_of
 from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, save_weights
 from training.distributed import World
 from training.inference import predict_logits

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.files import write_csv
-from pipeline.shown import duration
+from system.files import write_csv
+from system.shown import duration
 
 
 @dataclass(frozen=True)

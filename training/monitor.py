@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.errors import UserError
+from system.errors import UserError
 
 # Steps between two looks. A window is looked at when the next one is full: at most 50 steps after its first step.
 WINDOW_STEPS = 25

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.advice import command
-from pipeline.errors import UserError
-from pipeline.files import read_json
-from pipeline.ids import checksum_of
-from pipeline.of_validation import require_of_validation
-from pipeline.split import TRAIN, split_ids
+from pipeline.data.patches import checksum_of
+from pipeline.data.split import TRAIN, split_ids
+from pipeline.run_files import require_of_validation
+from system.advice import command
+from system.errors import UserError
+from system.files import read_json
 from training.run_folder import RUNS_DIR, RunFolder, require_own
 
 if TYPE_CHECKING:  # a run that is not there is told before torch is imported
@@ -42,15 +42,12 @@ def load_networks(
         UserError: a run is missing, unfinished or damaged, or the runs differ in normalisation or patch size, so
             that one pass over the patches cannot serve them all.
     """
-    from models.saved import WeightsError, load_network
+    from models.saved import load_network
 
     networks, infos = [], []
     for run in runs:
         require_run(run)
-        try:
-            network, info = load_network(RunFolder(run).best, device)
-        except WeightsError as error:
-            raise UserError(str(error)) from error
+        network, info = load_network(RunFolder(run).best, device)
         networks.append(network)
         infos.append(info)
     for run, info in zip(runs, infos, strict=True):

@@ -7,13 +7,22 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.dataset import PatchTable, open_dataset
-from pipeline.errors import UserError
-from pipeline.left_out import usable, usable_again, without
-from pipeline.limit import limited, limited_again
-from pipeline.pcam_names import file_name
+from pipeline.data.find import pcam_file
+from pipeline.data.patches import PatchTable
+from pipeline.data.split import (
+    Split,
+    limited,
+    limited_again,
+    make_split,
+    published_split,
+    read_groups,
+    read_split,
+    without_slide,
+)
+from pipeline.dataset import open_dataset
 from pipeline.settings import usable_cores
-from pipeline.split import Split, make_split, published_split, read_groups, read_split, without_slide
+from pipeline.sources.left_out import usable, usable_on_resume, without
+from system.errors import UserError
 from training.config import DataSettings, TrainConfig
 from training.distributed import ALONE, World
 from training.run_folder import RunFolder, require_own
@@ -102,7 +111,7 @@ def usable_table(table: PatchTable, data: DataSettings, folder: RunFolder | None
     found = table
     if data.leaves_out and folder is not None and folder.needs(folder.left_out):
         require_own(folder, folder.left_out)
-        found = usable_again(table, folder.left_out)
+        found = usable_on_resume(table, folder.left_out)
     elif world.is_main:
         threads = data.workers or usable_cores()
         found = usable(table, data.on_bad, threads=threads, cache_dir=data.cache_dir, say=world.say)
@@ -126,7 +135,7 @@ def run_split(table: PatchTable, data: DataSettings, seed: int, folder: RunFolde
     if table.layout == "pcam" and not asked:
         if table.validation is None:
             raise UserError(
-                f"{table.store.place}: expected {file_name('valid', 'x')} for the published split, found none of its"
+                f"{table.store.place}: expected {pcam_file('valid', 'x')} for the published split, found none of its"
                 " patches; download them, or split the training patches with --val-fraction or --folds"
             )
         return published_split(table.validation, table.slides)

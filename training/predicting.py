@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from pipeline import shown
-from pipeline.dataset import PatchTable
-from pipeline.errors import listed
-from pipeline.left_out import write_left_out
-from pipeline.loader import Loader
+from pipeline.batches.loader import Loader
+from pipeline.data.patches import PatchTable
+from pipeline.data.submission import Made, write_made, write_submission
 from pipeline.open import AnySource
 from pipeline.settings import AUGMENTATIONS, InputSettings, Normalisation
-from pipeline.sources import check_source_size
-from pipeline.submission import Made, write_made, write_submission
+from pipeline.sources.left_out import write_left_out
+from pipeline.sources.source import check_source_size
+from system import shown
+from system.errors import listed
 from training.device import Precision
 from training.ensemble import Ensemble
 from training.inference import BATCH_SIZES, predict_logits
 from training.patches import SYNTHETIC_NOTE
-from training.tuned import Origin, predict_batch_size
 
 
 def warn_of_synthetic(runs: Sequence[Path], ensemble: Ensemble, table: PatchTable) -> None:
@@ -34,7 +34,7 @@ def warn_of_synthetic(runs: Sequence[Path], ensemble: Ensemble, table: PatchTabl
 
 
 def probabilities_of(
-    ensemble: Ensemble, source: AnySource, rows: np.ndarray, *, settings: InputSettings, origin: Origin,
+    ensemble: Ensemble, source: AnySource, rows: np.ndarray, *, settings: InputSettings, device: torch.device,
     batch_size: int, precision: Precision, views: int,
 ) -> np.ndarray:  # fmt: skip
     """Mean probability [K] float64 of the source's ``rows`` [K], ascending; says how fast it went.
@@ -44,18 +44,18 @@ def probabilities_of(
         source: where the patches come from.
         rows: which of them.
         settings: how they are read.
-        origin: where a tuned batch size may be found, and the device.
-        batch_size: patches a batch; 0 takes the tuned one, else the device's own.
+        device: where batches end.
+        batch_size: patches a batch; 0 takes what suits the device.
         precision: number format.
         views: 1, 2, 4 or 8 dihedral views whose logits are averaged.
 
     Raises:
         UserError: the patches are of another size than those the networks were trained on, or cannot be read.
     """
-    first, device = ensemble.infos[0], origin.device
+    first = ensemble.infos[0]
     check_source_size(source, first.patch_size)
     loader = Loader(
-        source, rows, None, batch_size=predict_batch_size(batch_size, BATCH_SIZES[device.type], origin),
+        source, rows, None, batch_size=batch_size or BATCH_SIZES[device.type],
         device=device, augment=AUGMENTATIONS["none"], normalisation=Normalisation(first.mean, first.std),
         settings=settings, shuffle=False, drop_last=False,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 
 from models.normalise import normalise
 from models.views import TTA_VIEWS
-from pipeline.errors import UserError
+from system.errors import UserError
 from training.device import choose_device, choose_precision, prepare_backends
 from training.ensemble import load_ensemble
 from training.inference import BATCH_SIZES, predict_logits

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from pipeline.advice import command, quoted
-from pipeline.errors import UserError
-from pipeline.files import read_json, remove_leftovers, replaceable, require_writable, restore_asides
-from pipeline.launcher import launched
-from training.claim import claimed, make_folder
+from system.advice import command, quoted
+from system.errors import UserError
+from system.files import read_json, remove_leftovers, replaceable, require_writable, restore_asides
+from system.launcher import launched
 from training.config import TrainConfig, check, from_dict, parse, preset_config, refuse_conflicts
 from training.device import require_possible
+from training.run_lock import locked, make_folder
 
 CONFIG_SCHEMA = 1
 RUNS_DIR = Path("runs")
@@ -190,7 +190,7 @@ def settled(argv: Sequence[str]) -> Iterator[TrainConfig]:
         UserError: as ``settle``, or another process is training in the folder.
     """
     config = settle(argv)
-    with claimed(config.run.out_dir):
+    with locked(config.run.out_dir):
         refuse_existing(config.run.out_dir, resume=config.run.resume)  # another run may have ended in it since
         yield config
 

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
-import streams
 from models.views import TTA_VIEWS
-from pipeline.files import write_csv, write_json
-from pipeline.left_out import write_left_out
-from pipeline.shown import waiting
-from pipeline.split import write_split
+from pipeline.data.split import write_split
+from pipeline.settings import InputSettings
+from pipeline.sources.left_out import write_left_out
+from system import streams
+from system.files import write_csv, write_json
+from system.shown import waiting
 from training.build import build_step, build_trainer, describe_run, require_fit
 from training.compiling import keep_compiled
 from training.config import TrainConfig
@@ -27,7 +28,6 @@ from training.run_folder import RunFolder, next_number, require_size
 from training.step import TrainStep, random_batch
 from training.submitting import SubmissionPatches
 from training.tensorboard_log import TensorBoardLog
-from training.tuned import Origin, input_settings
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,7 @@ def learned(config: TrainConfig, patches: TrainPatches, folder: RunFolder, world
     precision = choose_precision(config.optim.precision, device)
     prepare_backends(device)
     data = config.data
-    settings = input_settings(
-        data.source, data.workers, Origin(data.data_dir, data.cache_dir, device, world.say), data.engine
-    )
+    settings = InputSettings(source=data.source, workers=data.workers, engine=data.engine)
     test = None
     if patches.test is not None:
         test = SubmissionPatches(patches.test, settings, device, data.cache_dir)

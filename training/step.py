@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pipeline.errors import UserError
+from system.errors import UserError
 from training.compiling import compiled
 from training.config import OptimSettings
 from training.device import Precision

@@ -9,25 +9,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.advice import command
-from pipeline.dataset import PatchTable
-from pipeline.errors import UserError, reason
-from pipeline.layouts import Layouts, check_image, scan_layouts
+from pipeline.data.patches import PatchTable
+from pipeline.data.submission import Made
 from pipeline.open import AnySource, open_source
 from pipeline.settings import InputSettings
-from pipeline.sources import require_size
-from pipeline.stores import FolderStore
-from pipeline.submission import Made
-from pipeline.tiff import LayoutChecker, TiffError
-from pipeline.verdicts import Layout
-from training.beside import beside
+from pipeline.sources.decode_cache import Layout
+from pipeline.sources.layouts import Layouts, check_image, scan_layouts
+from pipeline.sources.source import require_size
+from pipeline.storage.stores import FolderStore
+from pipeline.tiff.layout import LayoutChecker, TiffError
+from system.advice import command
+from system.errors import UserError, reason
+from training.background import in_background
 from training.config import TrainConfig
 from training.device import Precision
 from training.ensemble import load_ensemble
 from training.patches import TrainPatches
 from training.predicting import probabilities_of, warn_of_synthetic, write_predictions
 from training.run_folder import RunFolder
-from training.tuned import Origin
 
 
 class SubmissionPatches:
@@ -70,7 +69,7 @@ class SubmissionPatches:
 
     def begin(self) -> None:
         """Open them in a thread of its own from now on."""
-        self._opening = self._beside.enter_context(beside(lambda: self._open(self._said.append)))
+        self._opening = self._beside.enter_context(in_background(lambda: self._open(self._said.append)))
 
     def source(self) -> AnySource:
         """The opened patches. Raises UserError where they cannot be used."""
@@ -102,14 +101,12 @@ def write_submission_of(
         UserError: the patches cannot be used, or the file cannot be written. The run's own files are safe by now.
     """
     settings = config.submit
-    # What predict.py would be told: a later command finds the same tuned settings.
-    origin = Origin(config.data.data_dir, config.data.cache_dir, test.device)
     try:
-        ensemble = load_ensemble([folder.path], origin.device, calibrated=settings.calibrated)
+        ensemble = load_ensemble([folder.path], test.device, calibrated=settings.calibrated)
         warn_of_synthetic([folder.path], ensemble, test.table)
         probabilities = probabilities_of(
-            ensemble, test.source(), np.arange(len(test.table)), settings=test.settings, origin=origin, batch_size=0,
-            precision=precision, views=settings.tta,
+            ensemble, test.source(), np.arange(len(test.table)), settings=test.settings, device=test.device,
+            batch_size=0, precision=precision, views=settings.tta,
         )  # fmt: skip
         made = Made((str(folder.path),), settings.tta, settings.calibrated, settings.threshold)
         write_predictions(
