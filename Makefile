@@ -10,12 +10,13 @@ MINUTES ?= 10
 KILLS ?= 30
 SOAK_OUT ?= data/soak.json
 
-.PHONY: help install demo test bench gpu-check fuzz soak matrix notebook lint lock clean
+.PHONY: help install demo test test-fast bench gpu-check fuzz soak matrix notebook lint lock clean
 
 help:
 	@echo "make install $(VENV) with all that the programs need"
 	@echo "make demo    install, make SYNTHETIC data, train, predict: the whole way through once"
 	@echo "make test    install, run the tests (HCD_DATA=FOLDER_OR_ZIP adds those on real data)"
+	@echo "make test-fast   those that take seconds, a minute in all: for the inner loop"
 	@echo "make bench   measure for some minutes, results into data/bench-results/ (DATA=FOLDER_OR_ZIP: on your patches)"
 	@echo "make gpu-check   tests and bench on a GPU at Kaggle's size, 5 minutes (REAL=FOLDER_OR_ZIP adds the AUC)"
 	@echo "make fuzz    damage TIFF files and all others that are read, for MINUTES=10"
@@ -38,6 +39,17 @@ NONE_IS_FINE := status=$$?; [ $$status -eq 5 ] || exit $$status
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone" -n $(JOBS) --maxprocesses 8 --dist loadfile $(ARGS); $(NONE_IS_FINE)
 	$(BIN)/python -m pytest -m alone $(ARGS); $(NONE_IS_FINE)
+
+# The inner loop: files of tests that take seconds. A new file counts as one until it is named here.
+SLOW := test_feeder test_bench_peers test_fuzz_files test_refused_files test_sources test_stain_groups test_bench_loader \
+  test_tiff test_fine_tune test_timm test_predict test_pack_together test_trust test_fuzz_tiff test_padding \
+  test_compile_ahead test_export test_left_out test_explore test_pages test_models test_pcam_run test_light test_bench_job \
+  test_limit test_ddp test_one_command test_triton test_resume test_surroundings test_report test_resources test_streams \
+  test_synthetic test_notebook test_pack_vanishes test_predictor test_soak test_soak_troubles test_gpu_check \
+  test_step_graph test_launcher test_tensorboard_log test_bench_train test_bench_model
+FAST = $(filter-out $(addprefix %/,$(addsuffix .py,$(SLOW))),$(wildcard tests/*/test_*.py))
+test-fast: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone" -n $(JOBS) --maxprocesses 8 --dist loadfile $(FAST) $(ARGS)
 
 # The short version of every command of the bench, on SYNTHETIC patches unless DATA names others.
 DATA :=
