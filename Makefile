@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
 DEMO := data/demo
 NEEDED_GB := 8
 MINUTES ?= 10
@@ -23,7 +24,7 @@ help:
 	@echo "make soak    kill and disturb packing, training and predicting KILLS=30 times each; figures in $(SOAK_OUT)"
 	@echo "make matrix  the tests that read files, with the oldest and newest packages allowed, on each Python found"
 	@echo "make notebook  run notebooks/quickstart.ipynb and keep its outputs in it"
-	@echo "make lint    ruff over the code"
+	@echo "make lint    ruff and mypy over the code"
 	@echo "make lock    make the pinned requirements anew from pyproject.toml"
 	@echo "make clean   remove $(VENV), $(DEMO), runs/demo and cache/"
 
@@ -79,9 +80,10 @@ notebook: $(STAMP)
 	rm -rf data/quickstart runs/quickstart
 	env -u HCD_DATA $(BIN)/jupyter execute --inplace notebooks/quickstart.ipynb
 
-lint: $(STAMP)
-	$(BIN)/python -m pip install -q ruff
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+lint: $(DEV_STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # Every package, pinned, for every Python that the project runs on. The second file is for drivers older than
 # CUDA 13's: DALI's CUDA 12 build, and the last torch whose plain build on PyPI is one for CUDA 12. The third adds what
@@ -103,6 +105,11 @@ $(STAMP): requirements.txt
 	@$(PYTHON) check_machine.py $(NEEDED_GB)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.txt
+	@touch $@
+
+# What looks at the code and never runs with it: pinned, so that a new release of either finds nothing new in old code.
+$(DEV_STAMP): requirements-dev.txt $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt
 	@touch $@
 
 clean:

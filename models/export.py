@@ -69,6 +69,7 @@ def onnx_file(network: nn.Module, info: WeightsInfo, *, views: int = 1, temperat
             whole, (_made_up(2, info),), input_names=["patches"], output_names=["probability"],
             dynamic_shapes=({0: batch},), dynamo=True, verbose=False,
         )  # fmt: skip
+    assert program is not None, "the exporter of dynamo=True gives one"
     model = program.model_proto
     model.producer_name = "histopathologic-cancer-detection"
     said = vars(info) | {"views": views, "temperature": temperature}

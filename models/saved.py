@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -33,9 +34,9 @@ class WeightsInfo:
     """Its dropout probability."""
     fine_stem: bool
     """Whether its first convolution has half the published stride."""
-    mean: tuple[float, ...]
+    mean: tuple[float, float, float]
     """What its inputs were normalised with: mean of R, G, B in [0, 1]."""
-    std: tuple[float, ...]
+    std: tuple[float, float, float]
     """Standard deviation of R, G, B in [0, 1]."""
     patch_size: tuple[int, int]
     """Height and width of the patches it learned from, pixels."""
@@ -88,7 +89,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, torch.Tensor], WeightsInfo
         raise WeightsError(f"{path}: damaged, or no weights of this program: {error}") from error
 
 
-def _read_info(values: Mapping[str, object]) -> WeightsInfo:
+def _read_info(values: Mapping[str, Any]) -> WeightsInfo:
     """`values` as JSON gave them, each of its own type. Raises ValueError or TypeError."""
     mean, std = (tuple(float(v) for v in values[name]) for name in ("mean", "std"))
     height, width = values["patch_size"]
@@ -117,7 +118,8 @@ def load_network(path: str | Path, device: torch.device) -> tuple[nn.Module, Wei
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(f"{path}: does not fit this program's {info.model!r}: {reason}") from error
-    return network.to(device, memory_format=torch.channels_last).eval(), info
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch lists no such pair
+    return network.eval(), info
 
 
 def weights_digest(weights: Mapping[str, torch.Tensor]) -> str:

@@ -64,6 +64,7 @@ def halve_first_stride(body: nn.Module) -> None:
     conv.stride = tuple(max(1, s // 2) for s in conv.stride)
     # ConvNeXt's 4 x 4 patches do not overlap and need no padding; at stride 2 they do, and one pixel
     # on each side keeps the map at exactly half the input.
+    assert not isinstance(conv.padding, str), "torchvision's networks say it in pixels"
     sides = zip(conv.padding, conv.kernel_size, conv.stride, strict=True)
     conv.padding = tuple(max(padding, (kernel - stride) // 2) for padding, kernel, stride in sides)
 

@@ -6,6 +6,7 @@ several pages the first is taken. PNG, JPEG, BMP, GIF, WebP and JPEG 2000 files 
 """
 
 import contextlib
+import functools
 import io
 import os
 import shutil
@@ -14,18 +15,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.sources.layouts import look_at
 from pipeline.storage.stores import MAX_CSV_BYTES, MAX_FILE_BYTES, Archive
 from pipeline.tiff.header import Header, KindError, TiffError, read_ifd
-from pipeline.tiff.layout import MAX_PIXELS, MAX_SIDE, LayoutChecker
+from pipeline.tiff.layout import MAX_PIXELS, MAX_SIDE, LayoutChecker, NeedsPillow
 from pipeline.tiff.writer import tiff_header
 from system import shown
 from system.advice import command
 from system.command import check_interrupt
 from system.errors import UserError, listed, reason
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PillowImage
 
 IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2")
 _FORMATS = ["TIFF", "PNG", "JPEG", "BMP", "GIF", "WEBP", "JPEG2000"]
@@ -147,7 +152,7 @@ def _inputs(place: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
             if not parts or ".." in parts or parts[0] in ("/", "__MACOSX") or parts[-1].startswith("."):
                 continue
             limit = MAX_FILE_BYTES if _is_image(parts[-1]) else MAX_CSV_BYTES
-            yield "/".join(parts), lambda member=member, limit=limit: archive.read(member, limit)
+            yield "/".join(parts), functools.partial(archive.read, member, limit)
         return
     for folder, folders, files in os.walk(place):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -159,7 +164,7 @@ def _inputs(place: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
                     stem = inner[: -len(".zip")]
                     yield below if below.startswith(f"{path.stem}/") else f"{stem}/{below}", read
             elif not name.startswith("."):
-                yield inner, lambda path=path: _content(path)
+                yield inner, functools.partial(_content, path)
 
 
 def _content(path: Path) -> bytes:
@@ -178,6 +183,7 @@ def _converted(data: bytes, checker: LayoutChecker, white: float | None) -> tupl
         return tiff_header(*pixels.shape[:2]) + pixels.tobytes(), how
     if pixels is None:
         return data, "images copied as they are"
+    assert isinstance(layout, NeedsPillow), "look_at gives pixels of no others"
     return tiff_header(*pixels.shape[:2]) + pixels.tobytes(), f"images written anew ({layout.reason})"
 
 
@@ -205,7 +211,7 @@ def rgb_pixels(data: bytes, white: float | None) -> tuple[np.ndarray, str]:
         raise TiffError(f"cannot be converted: {reason(error)}") from error
 
 
-def _as_rgb(image: "Image.Image", white: float | None) -> np.ndarray:  # noqa: F821 (Pillow's, imported where it is used)
+def _as_rgb(image: "PillowImage", white: float | None) -> np.ndarray:
     from PIL import Image, ImageCms
 
     if image.mode.startswith(("I", "F")):
@@ -215,9 +221,11 @@ def _as_rgb(image: "Image.Image", white: float | None) -> np.ndarray:  # noqa: F
             raise TiffError(f"has values from {values.min():g} to {values.max():g}; say with --white what is white")
         return np.repeat(np.rint(values / white * 255).astype(np.uint8)[..., None], 3, axis=2)
     if image.mode == "LAB":
-        image = ImageCms.profileToProfile(
+        converted = ImageCms.profileToProfile(
             image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
         )
+        assert converted is not None, "it is None where an image is changed in place"
+        image = converted
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

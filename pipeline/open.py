@@ -159,7 +159,9 @@ class _Opener:
                 )
             return self.packed(), f"packed once, because Pillow has to decode {what}"
         if layouts.all_strips and kind != "tiff":
-            return StripSource(self._table.store, layouts), "asked for" if kind == "strip" else "uncompressed TIFFs"
+            store = self._table.store
+            assert isinstance(store, FolderStore), "of a .zip or HDF5 files strip is refused, and auto packs them"
+            return StripSource(store, layouts), "asked for" if kind == "strip" else "uncompressed TIFFs"
         if kind == "strip":
             row = int((layouts.offset == NEEDS_DECODER).argmax())
             raise UserError(
@@ -181,6 +183,7 @@ class _Opener:
         Staged from a packed file if there is one, else from the image files in one pass: their headers are checked
         while they are read. Compressed files are packed first; "auto" leaves them to the graph.
         """
+        source: PixelSource | TiffSource | None
         source, why = self._to_stage()
         if source is None:
             source, why = self._checked(kind)
@@ -221,6 +224,7 @@ class _Opener:
             return None, ""  # the look at every file will say what there is
 
     def _checked(self, kind: str) -> tuple[PixelSource | TiffSource, str]:
+        source: PixelSource | TiffSource
         source, why = self.for_kind("auto")
         if source.encoded and kind != "auto":
             source, why = self.packed(), f"a packed file, because it {why}"
@@ -239,7 +243,9 @@ class _Opener:
     def packed(self) -> PackedSource:
         """The split's packed file, made if need be."""
         if isinstance(self._table.store, PackedStore):
-            return self._existing()
+            source = self._existing()
+            assert source is not None, "it stands for a packed file"
+            return source
         if not self._path.exists() and (source := self._of_more()) is not None:
             return source
         return self._use(

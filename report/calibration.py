@@ -6,12 +6,11 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from pipeline.run_files import KEY, require_of_validation, validation_digest
+from pipeline.run_files import CALIBRATION, VALIDATION_KEY, require_of_validation, validation_digest
 from report.scores import wilson_interval
 from system.errors import UserError
 from system.files import read_json, write_json
 
-CALIBRATION_FILE = "calibration.json"
 CALIBRATION_SCHEMA = 1
 BINS = 15
 """As usual since Guo et al. (2017)."""
@@ -149,17 +148,17 @@ def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) ->
 
 def write_calibration(run_dir: Path, calibration: Calibration) -> None:
     """Keep the temperature in the run folder, for ``predict.py --calibrated``."""
-    content = {"schema": CALIBRATION_SCHEMA, **asdict(calibration), KEY: validation_digest(run_dir)}
-    write_json(run_dir / CALIBRATION_FILE, content)
+    content = {"schema": CALIBRATION_SCHEMA, **asdict(calibration), VALIDATION_KEY: validation_digest(run_dir)}
+    write_json(run_dir / CALIBRATION, content)
 
 
 def kept_temperature(run_dir: Path) -> float:
     """The temperature in a run's calibration.json. Raises UserError where there is none for its validation.csv."""
-    content = read_json(run_dir / CALIBRATION_FILE, sealed=True)
-    require_of_validation(run_dir / CALIBRATION_FILE, content)
+    content = read_json(run_dir / CALIBRATION, sealed=True)
+    require_of_validation(run_dir / CALIBRATION, content)
     found = content.get("temperature")
     if not isinstance(found, int | float):
-        raise UserError(f"{run_dir / CALIBRATION_FILE}: expected a temperature, found {found!r}")
+        raise UserError(f"{run_dir / CALIBRATION}: expected a temperature, found {found!r}")
     return float(found)
 
 

@@ -9,35 +9,12 @@ import numpy as np
 import pandas as pd
 
 from pipeline.data.tables import Table, read_table
+from pipeline.run_files import BEST, CONFIG, ENVIRONMENT, METRIC_COLUMNS, METRICS, RUN_FILES, SPLIT, VALIDATION
 from system.errors import UserError
 from system.files import read_json
 from system.streams import readable
 
 _PREDICTED = ["id", "label", "probability"]
-METRIC_COLUMNS = (
-    "epoch",
-    "train_loss",
-    "train_accuracy",
-    "val_loss",
-    "val_accuracy",
-    "val_auc",
-    "lr",
-    "images_per_s",
-    "data_wait",
-    "seconds",
-)
-
-
-# What training leaves in a run's folder; a folder that holds other things and none of these is no run.
-_RUN_FILES = (
-    "config.json",
-    "environment.json",
-    "metrics.csv",
-    "validation.csv",
-    "split.csv",
-    "best.safetensors",
-    "last.pt",
-)
 # What python -m report leaves in an empty one.
 _OF_REPORTS = {"plots", "tables", "report.html", "report.json"}
 # One infinite second would make the sum of all so.
@@ -131,7 +108,7 @@ class RunFiles:
     @property
     def weights(self) -> Path:
         """The weights to use."""
-        return self.path / "best.safetensors"
+        return self.path / BEST
 
 
 def read_run(path: str | Path) -> RunFiles:
@@ -148,7 +125,7 @@ def read_run(path: str | Path) -> RunFiles:
         names = sorted(entry.name for entry in path.iterdir())
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if set(names) - _OF_REPORTS and not set(names) & set(_RUN_FILES):
+    if set(names) - _OF_REPORTS and not set(names) & set(RUN_FILES):
         raise UserError(
             f"{path}: expected the folder of a run, with config.json and metrics.csv, found {', '.join(names[:4])}"
             f"{', …' if len(names) > 4 else ''}; a run lies where train.py wrote it, such as runs/NAME"
@@ -169,11 +146,11 @@ def read_run(path: str | Path) -> RunFiles:
 
     return RunFiles(
         path=path,
-        config=attempt("config.json", _read_object, {}),
-        environment=attempt("environment.json", _read_object, {}),
-        metrics=attempt("metrics.csv", read_metrics, pd.DataFrame(columns=list(METRIC_COLUMNS), dtype=float)),
-        validation=attempt("validation.csv", read_validation, None),
-        split=attempt("split.csv", _read_split, None),
+        config=attempt(CONFIG, _read_object, {}),
+        environment=attempt(ENVIRONMENT, _read_object, {}),
+        metrics=attempt(METRICS, read_metrics, pd.DataFrame(columns=list(METRIC_COLUMNS), dtype=float)),
+        validation=attempt(VALIDATION, read_validation, None),
+        split=attempt(SPLIT, _read_split, None),
         missing=missing,
     )
 

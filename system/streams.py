@@ -13,7 +13,10 @@ import io
 import os
 import select
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer  # the checker has it; Python from 3.12 on
 
 # A listener that went away, which is its right, unlike a file that should have what is printed and does not get it.
 _GONE = {errno.EPIPE, errno.EIO, errno.EBADF, errno.ECONNRESET, errno.ESHUTDOWN, errno.ENXIO, errno.ENODEV}
@@ -45,7 +48,7 @@ class _Raw(io.RawIOBase):
     def isatty(self) -> bool:
         return self.lost is None and os.isatty(self._descriptor)
 
-    def write(self, data: bytes | memoryview) -> int:
+    def write(self, data: "Buffer") -> int:
         """All of ``data``, as if it always could be written."""
         left = memoryview(data).cast("B")
         size = left.nbytes

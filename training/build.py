@@ -85,7 +85,7 @@ def build_trainer(
         )  # fmt: skip
 
     return Trainer(
-        step, inputs.train, inputs.validation, Patches(table.ids, table.labels), folder, info=info,
+        step, inputs.train, inputs.validation, Patches(table.ids, table.known_labels), folder, info=info,
         belongs_to={"config_hash": config_hash(config), "data_fingerprint": inputs.patches.fingerprint},
         seed=config.run.seed, epochs=config.optim.epochs, checkpoint_every=config.run.checkpoint_every, world=world,
         stop=stop,
@@ -95,7 +95,7 @@ def build_trainer(
 def describe_run(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:
     """Content of config.json: the settings, and what they were applied to."""
     table, split = inputs.patches.table, inputs.patches.split
-    labels = table.labels
+    labels = table.known_labels
     # The run is resumed, and its patches are shown, from where they really were.
     resolved = replace(config, data=replace(config.data, data_dir=inputs.patches.root))
     content: dict[str, Any] = {"schema": CONFIG_SCHEMA}

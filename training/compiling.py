@@ -49,10 +49,11 @@ def compiled(forward: Callable, mode: CompileMode, device: torch.device, *, with
         UserError: there is no compiler to compile with.
     """
     require_compiler(device, "leave --compile out")
+    by_torch: str = mode
     if mode == "auto":
-        mode = "reduce-overhead" if device.type == "cuda" else "default"
+        by_torch = "reduce-overhead" if device.type == "cuda" else "default"
     if within_graph:
-        mode = "max-autotune-no-cudagraphs" if mode == "max-autotune" else "default"
+        by_torch = "max-autotune-no-cudagraphs" if mode == "max-autotune" else "default"
     # Not dynamic: torch compiles what it has seen in two sizes for all sizes from then on, and slower, also for another
     # network of the same class.
-    return torch.compile(forward, mode=mode, dynamic=False)
+    return torch.compile(forward, mode=by_torch, dynamic=False)

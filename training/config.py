@@ -215,7 +215,7 @@ _FREE_ON_RESUME = {
 }
 
 
-def preset_config(name: str, *, pretrained: bool = False) -> TrainConfig:
+def preset_config(name: PresetName, *, pretrained: bool = False) -> TrainConfig:
     """The settings of preset ``name``: the defaults with its changes, and those for ``pretrained`` weights."""
     config = TrainConfig()
     parts = {part: replace(getattr(config, part), **values) for part, values in PRESETS[name].items()}
@@ -353,7 +353,8 @@ def from_dict(values: Mapping[str, Any], path: Path) -> TrainConfig:
     try:
         parts = {}
         for part in dataclasses.fields(TrainConfig):
-            kind, given = part.default_factory, dict(values[part.name])
+            kind: Any = part.default_factory  # every section has one: its class
+            given = dict(values[part.name])
             known = {f.name: f for f in dataclasses.fields(kind)}
             # What an older version did not know changes nothing that is learned: the default will do.
             later = {name: f.default for name, f in known.items() if name in _FREE_ON_RESUME.get(part.name, set())}

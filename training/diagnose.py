@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from pipeline.run_files import EpochMetrics
 from training.contention import Contention
-from training.metrics import EpochMetrics
 
 MODEL, WORKERS = "the model", "too few workers"
 DISK, OPENS, DECODE = "the disk", "file opens", "decoding"

@@ -77,7 +77,7 @@ class FrozenStart(OneCycleLR):
         self.frozen_steps = frozen_steps
         super().__init__(optimizer, *args, **kwargs)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | torch.Tensor]:
         """Of each group, for the next step."""
         rates = super().get_lr()
         if self.last_epoch >= self.frozen_steps:

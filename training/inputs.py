@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,8 +89,10 @@ def train_inputs(
     """
     data, split = config.data, patches.split
     check_size(source.height, source.width, data.augment)
-    common = {"batch_size": config.optim.batch_size, "device": device, "normalisation": KAGGLE_NORMALISATION,
-              "settings": settings, "seed": config.run.seed, "channels": config.optim.pad_channels}  # fmt: skip
+    common: dict[str, Any] = {
+        "batch_size": config.optim.batch_size, "device": device, "normalisation": KAGGLE_NORMALISATION,
+        "settings": settings, "seed": config.run.seed, "channels": config.optim.pad_channels,
+    }  # fmt: skip
     labels = patches.table.labels
     train = Loader(
         source, split.train, labels, augment=AUGMENTATIONS[data.augment], rank=world.rank, world_size=world.size,

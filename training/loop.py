@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from models.saved import WeightsInfo
+from pipeline.run_files import EpochMetrics
 from system.files import write_csv
 from system.shown import Bar, duration
 from system.shown import progress as progress_of
@@ -16,7 +17,7 @@ from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoin
 from training.distributed import World
 from training.inference import predict_logits
 from training.interrupt import Stopped, StopRequest
-from training.metrics import EpochMetrics, Scores, epoch_line, score, sigmoid, write_metrics
+from training.metrics import Scores, epoch_line, score, sigmoid, write_metrics
 from training.monitor import LossMonitor, TrainingDiverged
 from training.progress import Progress
 from training.run_folder import RunFolder

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.run_files import METRIC_COLUMNS, EpochMetrics
 from system.files import write_csv
 from system.shown import duration
 
@@ -68,33 +69,9 @@ def score_probabilities(labels: np.ndarray, probabilities: np.ndarray, threshold
     return dataclasses.replace(at, accuracy=float(np.mean((probabilities >= threshold) == (labels > 0.5))))
 
 
-@dataclass(frozen=True)
-class EpochMetrics:
-    """One row of metrics.csv."""
-
-    epoch: int
-    """From 1."""
-    train_loss: float
-    """Mean over the epoch, of the network in training (dropout on, augmented), without label smoothing."""
-    train_accuracy: float
-    """Likewise."""
-    val_loss: float
-    """Of the averaged weights, as all validation values."""
-    val_accuracy: float
-    val_auc: float
-    lr: float
-    """Learning rate of the epoch's last step."""
-    images_per_s: float
-    """Training patches a second, validation left out."""
-    data_wait: float
-    """Share of the training time, 0 to 1, in which the loop waited for a batch."""
-    seconds: float
-    """Of the epoch, validation included."""
-
-
 def write_metrics(path: Path, history: Sequence[EpochMetrics]) -> None:
     """Write metrics.csv whole; floats with all their digits, so that equal runs give equal files."""
-    write_csv(path, [f.name for f in dataclasses.fields(EpochMetrics)], [dataclasses.astuple(m) for m in history])
+    write_csv(path, METRIC_COLUMNS, [dataclasses.astuple(m) for m in history])
 
 
 def read_metrics(path: Path) -> list[EpochMetrics]:

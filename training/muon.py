@@ -5,10 +5,11 @@ https://kellerjordan.github.io/posts/muon/. torch.optim.Muon takes matrices alon
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch.optim.optimizer import ParamsT
 
 MOMENTUM = 0.95
 # Coefficients and number of the quintic Newton-Schulz steps of the source: singular values end near 1.
@@ -43,22 +44,24 @@ class Muon(torch.optim.Optimizer):
     found_inf: torch.Tensor | None = None
     """Float of 0 or 1 on the device; 1 makes the next step change nothing. The contract of torch's fused optimisers."""
 
-    def __init__(self, params: Iterable[torch.nn.Parameter], *, lr: float, weight_decay: float) -> None:
+    def __init__(self, params: ParamsT, *, lr: float, weight_decay: float) -> None:
         """Take parameters of two or more dimensions."""
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # torch's may have one
         """One update. There is no closure: the gradients must be there."""
         for group in self.param_groups:
             if parameters := [p for p in group["params"] if p.grad is not None]:
                 self._update(parameters, group["lr"], group["weight_decay"])
 
-    def _update(self, parameters: list[torch.nn.Parameter], lr: float | torch.Tensor, weight_decay: float) -> None:
+    def _update(self, parameters: list[torch.Tensor], lr: float | torch.Tensor, weight_decay: float) -> None:
         for parameter in parameters:
             if "momentum" not in self.state[parameter]:
                 self.state[parameter]["momentum"] = torch.zeros_like(parameter)
         momenta = [self.state[parameter]["momentum"] for parameter in parameters]
+        grads: list[Any]  # of tensors: step() has left out parameters without one
+        keep: float | torch.Tensor
         grads, keep = [parameter.grad for parameter in parameters], 1.0 - lr * weight_decay
         if self.found_inf is not None:
             # Without asking the device, which would make the host wait: a skipped step keeps all as it is.
@@ -81,7 +84,7 @@ class Muon(torch.optim.Optimizer):
             parameter.add_(step.view(parameter.shape), alpha=-lr * scale)
 
 
-def orthogonalise_all(updates: list[torch.Tensor], together: bool) -> list[torch.Tensor]:
+def orthogonalise_all(updates: Sequence[torch.Tensor], together: bool) -> list[torch.Tensor]:
     """Each of ``updates``, as a matrix, orthogonalised; ``together``: those of one shape in one go."""
     by_shape: dict[torch.Size, list[int]] = defaultdict(list)
     matrices = [update.flatten(1) for update in updates]

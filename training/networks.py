@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.data.patches import checksum_of
 from pipeline.data.split import TRAIN, split_ids
-from pipeline.run_files import require_of_validation
+from pipeline.run_files import CALIBRATION, require_of_validation
 from system.advice import command
 from system.errors import UserError
 from system.files import read_json
@@ -20,8 +20,6 @@ if TYPE_CHECKING:  # a run that is not there is told before torch is imported
     from torch import nn
 
     from models.saved import WeightsInfo
-
-CALIBRATION_FILE = "calibration.json"
 
 
 def require_run(run: Path) -> None:
@@ -68,7 +66,7 @@ def read_temperatures(runs: Sequence[Path]) -> np.ndarray:
     """
     temperatures = []
     for run in runs:
-        path = run / CALIBRATION_FILE
+        path = run / CALIBRATION
         if not path.exists():
             raise UserError(f"{path}: expected the run's calibration, found nothing; {_way_to_calibrate(run)}")
         content = read_json(path, sealed=True)

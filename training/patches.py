@@ -48,12 +48,12 @@ class TrainPatches:
     @property
     def prevalence(self) -> float:
         """Share of tumour patches among those to train on."""
-        return float(self.table.labels[self.split.train].mean())
+        return float(self.table.known_labels[self.split.train].mean())
 
     @cached_property
     def fingerprint(self) -> str:
         """Changes with any id or label."""
-        return fingerprint(self.table.ids, self.table.labels)
+        return fingerprint(self.table.ids, self.table.known_labels)
 
 
 def fingerprint(ids: np.ndarray, labels: np.ndarray) -> str:
@@ -71,6 +71,7 @@ def train_patches(config: TrainConfig, folder: RunFolder, world: World = ALONE) 
     data = config.data
     begun = folder if config.run.resume else None
     splits = ("train",) if config.submit.submission is None else ("train", "test")
+    assert data.data_dir is not None, "the settings' check asks for it"
     dataset = open_dataset(data.data_dir, skip_missing=True, cache_dir=data.cache_dir, splits=splits)
     world.say(f"data: {dataset.root}")
     listed = dataset.require_train()
@@ -83,7 +84,7 @@ def train_patches(config: TrainConfig, folder: RunFolder, world: World = ALONE) 
         world.say(SYNTHETIC_NOTE)
     split = run_split(table, data, config.run.seed, begun)
     world.say(f"split: {split.description}")
-    check_split(split, table.labels, config.optim.batch_size, world.size)
+    check_split(split, table.known_labels, config.optim.batch_size, world.size)
     test = None
     if config.submit.submission is not None and world.is_main:
         threads = data.workers or usable_cores()
@@ -141,7 +142,7 @@ def run_split(table: PatchTable, data: DataSettings, seed: int, folder: RunFolde
         return published_split(table.validation, table.slides)
     groups = read_groups(data.groups, table.ids, data.groups_missing) if data.groups else table.slides
     return make_split(
-        table.labels,
+        table.known_labels,
         val_fraction=data.val_fraction,
         seed=seed,
         groups=groups,

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from training.metrics import EpochMetrics
+from pipeline.run_files import EpochMetrics
 
 
 @dataclass

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
+from pipeline.run_files import BEST, CONFIG, ENVIRONMENT, LAST, METRICS, SPLIT, VALIDATION
 from system.advice import command, quoted
 from system.errors import UserError
 from system.files import read_json, remove_leftovers, replaceable, require_writable, restore_asides
@@ -31,17 +32,17 @@ class RunFolder:
     @property
     def config(self) -> Path:
         """Settings and what they were applied to."""
-        return self.path / "config.json"
+        return self.path / CONFIG
 
     @property
     def environment(self) -> Path:
         """Machine, versions and command line of the run's last start."""
-        return self.path / "environment.json"
+        return self.path / ENVIRONMENT
 
     @property
     def split(self) -> Path:
         """id,part: which patches trained and which validated."""
-        return self.path / "split.csv"
+        return self.path / SPLIT
 
     @property
     def left_out(self) -> Path:
@@ -60,22 +61,22 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         """One row an epoch."""
-        return self.path / "metrics.csv"
+        return self.path / METRICS
 
     @property
     def validation(self) -> Path:
         """id,label,probability of the best epoch."""
-        return self.path / "validation.csv"
+        return self.path / VALIDATION
 
     @property
     def last(self) -> Path:
         """All state of the run, to resume from."""
-        return self.path / "last.pt"
+        return self.path / LAST
 
     @property
     def best(self) -> Path:
         """Weights of the epoch with the highest validation AUC."""
-        return self.path / "best.safetensors"
+        return self.path / BEST
 
     @property
     def layout(self) -> str:
@@ -190,6 +191,7 @@ def settled(argv: Sequence[str]) -> Iterator[TrainConfig]:
         UserError: as ``settle``, or another process is training in the folder.
     """
     config = settle(argv)
+    assert config.run.out_dir is not None, "settle names it"
     with locked(config.run.out_dir):
         refuse_existing(config.run.out_dir, resume=config.run.resume)  # another run may have ended in it since
         yield config
@@ -201,13 +203,13 @@ def refuse_existing(out_dir: Path, *, resume: bool) -> None:
         return
     if not out_dir.is_dir():
         raise UserError(f"{out_dir}: expected a folder for the run, found a file; give another --out-dir")
-    if resume and (out_dir / "config.json").exists():
+    if resume and (out_dir / CONFIG).exists():
         require_state(RunFolder(out_dir))
         return
     content = [path.name for path in out_dir.iterdir() if not (path.name.startswith(".") and path.suffix == ".tmp")]
-    if not set(content) - {"config.json", "environment.json", "split.csv", "left_out.csv", "slides.csv"}:
+    if not set(content) - {CONFIG, ENVIRONMENT, SPLIT, "left_out.csv", "slides.csv"}:
         return  # empty, or a run that failed or was killed before it had learned anything worth keeping
-    if "config.json" in content:
+    if CONFIG in content:
         raise UserError(
             f"{out_dir}: already holds a run. Continue it with --resume, or give another --out-dir;"
             " it is never overwritten"
@@ -241,14 +243,14 @@ def newest_run(runs_dir: Path) -> Path | None:
     found = [path.parent for path in runs_dir.glob("*/config.json")]
     return max(
         found,
-        key=lambda path: (number_of(path), (path / "config.json").stat().st_mtime_ns, path.name), default=None,
+        key=lambda path: (number_of(path), (path / CONFIG).stat().st_mtime_ns, path.name), default=None,
     )  # fmt: skip
 
 
 def number_of(run: Path) -> int:
     """How many runs had been begun beside it, itself included; 0 of one that does not say."""
     try:
-        number = read_json(run / "config.json", sealed=True).get("number")
+        number = read_json(run / CONFIG, sealed=True).get("number")
     except UserError:
         return 0
     return number if type(number) is int else 0
@@ -262,7 +264,7 @@ def next_number(run: Path) -> int:
 
 def resume_a_copy(run: Path) -> str:
     """What to do where a run cannot be written: commands that copy it to where it can be, and continue it there."""
-    if not (run / "config.json").exists():
+    if not (run / CONFIG).exists():
         return ""
     beside = Path.cwd() if os.access(Path.cwd(), os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
     copy = beside / f"{run.resolve().name}-copy"

@@ -192,7 +192,8 @@ class TrainStep:
             raise UserError(f"--step-graph: expected bf16 or fp32 on one GPU, found {why}; leave --step-graph out")
         self.settings, self.precision, self.device = settings, precision, device
         model = world.synchronise_batch_norm(model, device)
-        self.model = model.to(device, memory_format=memory_format).train()
+        # torch's stubs list no such pair of arguments.
+        self.model: nn.Module = model.to(device, memory_format=memory_format).train()  # type: ignore[call-overload]
         self._ema = AveragedWeights(self.model, settings.ema_decay) if settings.ema_decay else None
         self._optimizers = make_optimizers(self.model, settings)
         frozen_steps = settings.freeze_epochs * (total_steps // settings.epochs)
@@ -240,7 +241,8 @@ class TrainStep:
             # while clipping spreads one not-a-number to all of them.
             overflow = (~torch.isfinite(norm)).float()
             for optimizer in self._optimizers:
-                optimizer.found_inf, optimizer.grad_scale = overflow, None
+                # Part of no stub: the contract of torch's fused optimisers.
+                optimizer.found_inf, optimizer.grad_scale = overflow, None  # type: ignore[attr-defined]
         for optimizer in self._optimizers:
             optimizer.step()
         self._scaler.update()

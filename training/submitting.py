@@ -101,6 +101,7 @@ def write_submission_of(
         UserError: the patches cannot be used, or the file cannot be written. The run's own files are safe by now.
     """
     settings = config.submit
+    assert settings.submission is not None, "without one there are no test patches"
     try:
         ensemble = load_ensemble([folder.path], test.device, calibrated=settings.calibrated)
         warn_of_synthetic([folder.path], ensemble, test.table)

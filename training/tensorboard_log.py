@@ -3,8 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from training.metrics import EpochMetrics
+from pipeline.run_files import EpochMetrics
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class TensorBoardLog:
@@ -16,7 +20,7 @@ class TensorBoardLog:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._writer = None
+        self._writer: SummaryWriter | None = None
 
     def write(self, history: Sequence[EpochMetrics]) -> None:
         """Log the last epoch of ``history``; those before it are looked for, once."""

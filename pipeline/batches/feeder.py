@@ -42,6 +42,7 @@ class Feeder:
         self._jobs: Iterator[Job] = iter(())
         self._reading: deque[tuple[Job, HostPatches | None, list[Future]]] = deque()
         self._device = device
+        self._pixels: Any = source  # where it gives no files: a PixelSource; where nothing is read, a ResidentSource
         self.stream: torch.cuda.Stream | None = None
         """The CUDA stream on which patches in GPU memory are ready; None where they stay on the host."""
         in_memory = source.patches_u8 is not None
@@ -78,11 +79,12 @@ class Feeder:
         if self._source.encoded:
             return job, [file for part in parts for file in part]
         if self.stream is None:
+            assert slot is not None, "on a CPU all pixels are read into a room"
             # DALI asks torch for a CUDA stream as soon as it is given any tensor: on a CPU it gets an array.
             return job, self._lend(slot, len(job.rows))
         with torch.cuda.stream(self.stream):
             if slot is None:
-                return job, self._source.take(job.rows)
+                return job, self._pixels.take(job.rows)
             patches = torch.empty((len(job.rows), *slot.patches_u8.shape[1:]), dtype=torch.uint8, device=self._device)
             slot.copy_to(patches)
             self._idle.append(slot)  # whoever reads into it next waits for the copy
@@ -132,8 +134,9 @@ class Feeder:
         pieces = [slice(start, start + self._chunk) for start in range(0, len(job.rows), self._chunk)]
         if self._source.encoded:
             return [self._pool.submit(self._source.read_files, job.rows[piece]) for piece in pieces]
+        assert slot is not None, "pixels are read into a room"
         return [self._pool.submit(self._fill, slot, job.rows[piece], piece) for piece in pieces]
 
     def _fill(self, slot: HostPatches, rows: np.ndarray, piece: slice) -> None:
         slot.wait()  # a reading thread waits, not the one that trains
-        self._source.read_into(rows, slot.patches_u8[piece][: len(rows)])
+        self._pixels.read_into(rows, slot.patches_u8[piece][: len(rows)])

@@ -260,6 +260,7 @@ class Loader:
         job, patches = self._next_job()
         labels, side = self._labels[job.rows][:, None], self.source.height if self._graph_settings.warp_views else None
         fields = self._fields if fields is None else fields
+        assert self._plan is not None, "an epoch has begun"
         return patches, [labels, *plan_rows(self._plan, fields, job.samples, side)]
 
     def _next_on_device(self, stream: torch.cuda.Stream | None) -> torch.Tensor | None:
@@ -267,11 +268,13 @@ class Loader:
         _, patches = self._next_job()
         if patches is None or stream is None:
             return patches if patches is None else torch.from_numpy(patches)
+        assert self._feeder.stream is not None, "there is a GPU"
         stream.wait_stream(self._feeder.stream)
         patches.record_stream(stream)
         return patches
 
     def _run(self) -> Batch | None:
+        assert self._pipeline is not None, "an epoch has begun"
         try:
             # On a GPU nobody waits for the outputs on the host: the stream that trains does. Of a batch that is dropped
             # DALI takes the memory back on a thread of its own, once the device has done all that was queued by then.

@@ -76,6 +76,7 @@ class TritonEngine:
         gather = patches_u8 is None
         if gather:
             patches_u8 = self._patches_u8
+        assert patches_u8 is not None and self._parameters is not None, "an epoch has begun"
         x = torch.empty(
             (len(samples), form.height, form.width, form.channels), dtype=self._dtype, device=self._device
         )  # fmt: skip

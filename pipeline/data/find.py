@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipeline.data.image_files import LABELS_FILE, MACS_OWN, SAMPLE_FILE, DatasetError, convert_hint
+from pipeline.run_files import BEST, CONFIG, LAST, METRICS
 from pipeline.storage.stores import SUFFIXES, unreadable
 
 PCAM_SPLITS = ("train", "valid", "test")
@@ -28,7 +29,6 @@ _DEPTH = 3
 _SHOWN = 5
 # Whatever has more entries is a folder of files, not a shelf of data sets.
 _MOST_ENTRIES = 2000
-_RUN_FILES = {"config.json", "best.safetensors", "last.pt", "metrics.csv"}
 _TABLES = {LABELS_FILE, SAMPLE_FILE}
 
 
@@ -164,7 +164,7 @@ def _zip_holds_images(path: Path) -> bool:
 def _found_instead(root: Path, names: set[str]) -> str:
     """What a folder that is no data set holds, and what is wrong with it."""
     expected = f"expected {LABELS_FILE} and train/, or test/, in Kaggle's layout"
-    if names & _RUN_FILES:
+    if names & {CONFIG, BEST, LAST, METRICS}:
         return f"{expected}, found the folder of a run; give the data's folder or .zip as --data-dir"
     images = sum(os.path.splitext(name)[1].lower() in SUFFIXES for name in names)
     if images:

@@ -75,7 +75,7 @@ def open_kaggle(root: Path, *, splits: Collection[str], skip_missing: bool = Fal
         root=files.root,
         train=train,
         test=test,
-        sample_ids=sample and sample["id"],
+        sample_ids=None if sample is None else sample["id"],
         synthetic=synthetic,
         lacking=lacking,
     )

@@ -53,6 +53,12 @@ class PatchTable:
         """Share of positive labels, 0..1; NaN without labels."""
         return float(self.labels.mean()) if self.labels is not None and len(self.labels) else float("nan")
 
+    @property
+    def known_labels(self) -> np.ndarray:
+        """``labels``, of a split that has them."""
+        assert self.labels is not None, f"{self.split}: is used as if it had labels"
+        return self.labels
+
     def take(self, rows: np.ndarray) -> "PatchTable":
         """The patches ``rows`` [k] alone, as a table of their own."""
         columns: dict[str, Any] = {"labels": self.labels, "slides": self.slides, "validation": self.validation}

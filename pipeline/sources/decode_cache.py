@@ -1,6 +1,7 @@
 """What a full decode of a compressed file has shown, kept so that the next start need not decode again."""
 
 import hashlib
+import inspect
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
@@ -87,5 +88,5 @@ def _key(stamp: Stamp) -> str:
 def _rules() -> str:
     """Changes with the code that judges: a stricter version must not take over what an older one let through."""
     modules = (header, layout_rules, codecs, blocks, pillow)
-    sources = [Path(module.__file__).read_bytes() for module in modules]
+    sources = [Path(inspect.getfile(module)).read_bytes() for module in modules]
     return hashlib.sha256(b"\0".join([*sources, version("pillow").encode()])).hexdigest()[:16]

@@ -168,7 +168,7 @@ def _known_strips(bulk: BulkReader, rows: range, checker: LayoutChecker) -> list
     found = bulk.read_heads(np.arange(rows.start, rows.stop), heads_u8)
     layouts = checker.known_strips(heads_u8, found.whole_sizes(HEAD_BYTES))
     return [
-        layout and _Checked(layout, "", size, mtime_ns)
+        None if layout is None else _Checked(layout, "", size, mtime_ns)
         for layout, size, mtime_ns in zip(layouts, found.size.tolist(), found.mtime_ns.tolist(), strict=True)
     ]
 

@@ -5,6 +5,7 @@ import hashlib
 import os
 import threading
 import zlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,7 +178,7 @@ class _Packer:
         pixels = np.empty((len(rows), self.height, self.width, CHANNELS), np.uint8)
         bad: dict[int, str] = {}
         encoded: dict[int, np.ndarray] = {}
-        places = range(len(rows))
+        places: Sequence[int] = range(len(rows))
         if self._strips is not None:
             places = self._strips.read_known(np.arange(rows.start, rows.stop), pixels)
         for place in places:

@@ -5,7 +5,7 @@ What is done to the pixels afterwards is an engine's matter (``pipeline.batches.
 
 import os
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -22,15 +22,25 @@ CHANNELS = 3
 class Source(Protocol):
     """The patches of one split, by row. Every method may be called by any number of threads at once."""
 
-    kind: str
-    """tiff, strip, packed or resident."""
-    encoded: bool
-    """Delivers files' bytes (``read_files``), which a decoder must take, rather than pixels (``read_into``)."""
-    patches_u8: torch.Tensor | None
-    """All patches [N, H, W, 3] uint8 where they are in the device's memory; else None."""
-    height: int
-    """Pixels, the same for every patch."""
-    width: int
+    @property
+    def kind(self) -> str:
+        """tiff, strip, packed or resident."""
+
+    @property
+    def encoded(self) -> bool:
+        """Delivers files' bytes (``read_files``), which a decoder must take, rather than pixels (``read_into``)."""
+
+    @property
+    def patches_u8(self) -> torch.Tensor | None:
+        """All patches [N, H, W, 3] uint8 where they are in the device's memory; else None."""
+
+    @property
+    def height(self) -> int:
+        """Pixels, the same for every patch."""
+
+    @property
+    def width(self) -> int:
+        """Pixels, the same for every patch."""
 
     def __len__(self) -> int: ...
 
@@ -41,6 +51,9 @@ class Source(Protocol):
 class PixelSource(Source, Protocol):
     """A source that delivers pixels."""
 
+    @property
+    def encoded(self) -> Literal[False]: ...
+
     def read_into(self, rows: np.ndarray, out_u8: np.ndarray) -> None:
         """Write the patches ``rows`` [k] int64 into ``out_u8`` [k, H, W, 3] uint8. Raises UserError."""
 
@@ -48,7 +61,8 @@ class PixelSource(Source, Protocol):
 class TiffSource:
     """Whole files; the DALI graph decodes them. For compressed and tiled TIFFs."""
 
-    kind, encoded, patches_u8 = "tiff", True, None
+    kind, patches_u8 = "tiff", None
+    encoded: Literal[True] = True
 
     def __init__(self, store: Store, layouts: Layouts) -> None:
         self.height, self.width = layouts.height, layouts.width
@@ -95,7 +109,8 @@ class TiffSource:
 class StripSource:
     """Uncompressed TIFFs: one positioned read puts a file's only strip where it belongs. No decoder."""
 
-    kind, encoded, patches_u8 = "strip", False, None
+    kind, patches_u8 = "strip", None
+    encoded: Literal[False] = False
 
     def __init__(self, store: FolderStore, layouts: Layouts) -> None:
         self.height, self.width = layouts.height, layouts.width
@@ -108,7 +123,7 @@ class StripSource:
         return self._store.name(row)
 
     def read_into(self, rows: np.ndarray, out_u8: np.ndarray) -> None:
-        places = range(len(rows))
+        places: Sequence[int] = range(len(rows))
         if self._bulk is not None:
             nbytes = self.height * self.width * CHANNELS
             at = np.arange(len(rows) + 1) * nbytes
@@ -142,7 +157,8 @@ def _others(found: Found, nbytes: int | np.ndarray, size: np.ndarray, changed_ns
 class PackedSource:
     """One uint8 file made by ``pipeline.sources.pack``."""
 
-    kind, encoded, patches_u8 = "packed", False, None
+    kind, patches_u8 = "packed", None
+    encoded: Literal[False] = False
 
     def __init__(self, pack: PackFile, rows: np.ndarray | None = None) -> None:
         """Deliver the patches ``rows`` [k] int64 of ``pack``, numbered anew; None delivers all."""
@@ -162,7 +178,8 @@ class PackedSource:
 class ResidentSource:
     """The whole split as uint8 in one tensor on the device: 6.1 GB for Kaggle's train set."""
 
-    kind, encoded = "resident", False
+    kind = "resident"
+    encoded: Literal[False] = False
 
     def __init__(self, patches_u8: torch.Tensor) -> None:
         """Take ``patches_u8`` [N, H, W, 3] uint8 as it is."""
@@ -215,7 +232,7 @@ class HostPatches:
         self._tensor = torch.empty(shape, dtype=torch.uint8, pin_memory=to_gpu)
         self.patches_u8 = self._tensor.numpy()
         """[n, H, W, 3] uint8: the same memory."""
-        self._copied = torch.cuda.Event() if to_gpu else None
+        self._copied: Any = torch.cuda.Event() if to_gpu else None  # None: nobody calls copy_to
 
     def wait(self) -> None:
         """Return once the last copy out of here is done: what is read now would overwrite it."""

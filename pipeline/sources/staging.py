@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from queue import SimpleQueue
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,7 +25,8 @@ PIECE = 512
 class OnePassStrips:
     """Files that are believed to be laid out like the first one; each is proven while it is read."""
 
-    kind, encoded, patches_u8 = "strip", False, None
+    kind, patches_u8 = "strip", None
+    encoded: Literal[False] = False
 
     def __init__(self, table: PatchTable) -> None:
         """Look at the first file.
@@ -61,6 +63,7 @@ class OnePassStrips:
         return [place for place, layout in enumerate(layouts) if layout != self._layout]
 
     def _read_file(self, row: int, patch: np.ndarray) -> None:
+        assert isinstance(self._store, FolderStore), "read_into has looked"
         head = bytearray(self._layout.offset)
         descriptor, status = self._store.open(row)
         try:

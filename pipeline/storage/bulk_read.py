@@ -94,16 +94,19 @@ def bulk_reader(store: Store) -> BulkReader | None:
     try:
         reader = BulkReader(store, _kernel())
     except ImportError as error:
-        return _without(str(error))
+        _say_without(str(error))
+        return None
     except OSError:
         return None  # the folder is gone: whoever reads a file of it says so
     try:  # compiles, or loads what was compiled before: a full disk or a damaged file there is no reason to stop
         first = reader.read_heads(np.zeros(1, np.int64), np.empty((1, 1), np.uint8))
     except Exception as error:
-        return _without(f"compiling failed: {reason(error)}")
+        _say_without(f"compiling failed: {reason(error)}")
+        return None
     # Some containers forbid the calls that it makes: then it fails where Python does not.
     if first.nbytes[0] < 0 and _readable(store):
-        return _without("this system refuses the compiled reader's calls")
+        _say_without("this system refuses the compiled reader's calls")
+        return None
     return reader
 
 
@@ -121,7 +124,7 @@ def _kernel() -> Callable[..., None]:
     return read_files
 
 
-def _without(why: str) -> None:
+def _say_without(why: str) -> None:
     warn_once(f"files are read under Python's lock, at a third of the speed ({why})")
 
 

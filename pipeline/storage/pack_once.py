@@ -75,7 +75,7 @@ def _take(lock: IO) -> bool:
 
 def write_at(descriptor: int, data: bytes | np.ndarray, offset: int) -> None:
     """Write all of ``data`` at ``offset``; os.pwrite alone may write less."""
-    view = memoryview(data).cast("B")  # type: ignore[arg-type]  # NumPy's arrays are buffers, its stubs do not say so
+    view = memoryview(data).cast("B")
     while view:
         written = os.pwrite(descriptor, view, offset)
         view, offset = view[written:], offset + written

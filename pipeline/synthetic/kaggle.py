@@ -184,8 +184,7 @@ def draw_part(settings: SynthSettings, part: Part) -> Iterator[tuple[np.ndarray,
 def label_patches(tumour: np.ndarray) -> np.ndarray:
     """1 where a mask of ``tumour`` bool [N, S, S] has a pixel in its central third: int64 [N]."""
     third = central_third(tumour.shape[1])
-    positive: np.ndarray = tumour[:, third, third].any(axis=(1, 2))
-    return positive.astype(np.int64)
+    return np.asarray(tumour[:, third, third].any(axis=(1, 2)), np.int64)
 
 
 def _write_patches(
@@ -237,7 +236,12 @@ def _start_worker() -> None:
     _keep_memory()
     parent = multiprocessing.parent_process()
     assert parent is not None, "a worker has a parent"
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _keep_memory() -> None:

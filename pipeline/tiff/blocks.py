@@ -53,7 +53,8 @@ def _segments(stream: bytes) -> "list[tuple[int, bytes]]":
     """(marker, body) of each segment up to the end marker; coded pixels are skipped over."""
     if stream[:2] != bytes([0xFF, _SOI]):
         raise StreamError("it does not begin as JPEG data do")
-    found, position = [], 2
+    found: list[tuple[int, bytes]] = []
+    position = 2
     while True:
         if stream[position : position + 1] != b"\xff":
             raise StreamError(f"it has no marker at byte {position}" if position < len(stream) else "it ends too early")

@@ -86,7 +86,7 @@ class Entry(NamedTuple):
     """One IFD entry: ``count`` values of TIFF type ``kind``, beginning at byte ``start`` of the file."""
 
     kind: int
-    count: int
+    count: int  # type: ignore[assignment]  # TIFF's own word; tuple has a method of this name
     start: int
     inline_nbytes: int = 4  # 8 in BigTIFF
 

@@ -168,9 +168,9 @@ class LayoutChecker:
 
     def check(self, head: bytes | memoryview, file_size: int) -> StripLayout | NeedsDecoder:
         """As ``read_layout(head, file_size)``. Safe in several threads."""
-        for size, end, proof, layout in self._known:
+        for size, end, proof, strip in self._known:
             if size == file_size and head[:end] == proof:
-                return layout
+                return strip
         structure = read_structure(head, file_size)
         layout = layout_of(structure)
         end = max(stop for _, stop in structure.looked_at)
@@ -261,7 +261,7 @@ def _check_compression(header: Header) -> int:
         name = REFUSED_COMPRESSIONS.get(compression, "unknown")
         raise TiffError(f"has {name} compression ({compression}); expected none, LZW, Deflate or PackBits")
     predictor = header.number(Tag.PREDICTOR, _PREDICTOR_NONE)
-    allowed = (_PREDICTOR_NONE,)
+    allowed: tuple[int, ...] = (_PREDICTOR_NONE,)
     if compression in (LZW, DEFLATE, DEFLATE_OLD):
         allowed = (_PREDICTOR_NONE, _PREDICTOR_HORIZONTAL)
     if predictor not in allowed:

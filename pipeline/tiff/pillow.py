@@ -277,7 +277,7 @@ def _rewritten(header: Header, kind: _Kind, structure: Structure, data: bytes) -
     for tag in _CARRIED.keys() & header.entries.keys():
         tag_kind, values = _carried(header, tag)
         tags[tag] = tag_kind, len(values) // TYPE_NBYTES[tag_kind], values
-    if structure.tiled:
+    if structure.tile_width is not None:
         tags |= {Tag.TILE_WIDTH: long(structure.tile_width), Tag.TILE_LENGTH: long(structure.chunk_height)}
     else:
         tags[Tag.ROWS_PER_STRIP] = long(structure.chunk_height)

@@ -189,7 +189,7 @@ def test_threshold_writes_labels(data, runs, tmp_path):
 
 def test_calibrated_divides_each_runs_logits_by_its_temperature(data, runs, tmp_path, monkeypatch):
     for run, temperature in zip(runs, (2.0, 0.5), strict=True):
-        monkeypatch.setattr("training.networks.CALIBRATION_FILE", f"{tmp_path}/{run.name}.json")
+        monkeypatch.setattr("training.networks.CALIBRATION", f"{tmp_path}/{run.name}.json")
         write_json(tmp_path / f"{run.name}.json", {"schema": 1, "temperature": temperature})
         predict(run, data_dir=data, cache_dir=tmp_path, out=tmp_path / "plain.csv")
         predict(run, data_dir=data, cache_dir=tmp_path, out=tmp_path / "calibrated.csv", calibrated=True)
