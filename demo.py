@@ -31,9 +31,16 @@ def main() -> None:
     for old in sorted(RUN.rglob("*"), reverse=True):  # the demo's own run, made anew each time
         old.rmdir() if old.is_dir() else old.unlink()
     step(
-        "train.py", "--data-dir", str(DATA), "--groups", str(DATA / "groups.csv"), "--epochs", str(EPOCHS),
-        "--out-dir", str(RUN),
-    )  # fmt: skip
+        "train.py",
+        "--data-dir",
+        str(DATA),
+        "--groups",
+        str(DATA / "groups.csv"),
+        "--epochs",
+        str(EPOCHS),
+        "--out-dir",
+        str(RUN),
+    )
     step("predict.py", "--run", str(RUN), "--data-dir", str(DATA), "--tta", "8", "--out", str(SUBMISSION))
     metrics = read_table(RUN / "metrics.csv", ("val_auc", "images_per_s"))
     print(

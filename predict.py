@@ -45,8 +45,7 @@ class PredictSettings:
     data_dir: Path
     """Kaggle's folder or .zip, or a folder of PatchCamelyon's HDF5 files; it may be read-only."""
     out: Annotated[
-        Path | None,
-        tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: submission.csv; none with --evaluate)"),
+        Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="(default: submission.csv; none with --evaluate)")
     ] = None
     """File to write: the submission, or with --evaluate id,label,probability."""
     tta: Literal[1, 2, 4, 8] = 1
@@ -112,17 +111,27 @@ def predict(settings: PredictSettings) -> None:
     inputs = InputSettings(source=settings.source, workers=settings.workers, engine=settings.engine)
     source = open_source(table, inputs, device=device, cache_dir=settings.cache_dir)
     probabilities = probabilities_of(
-        ensemble, source, rows, settings=inputs, device=device, batch_size=settings.batch_size,
-        precision=choose_precision(settings.precision, device), views=settings.tta,
-    )  # fmt: skip
+        ensemble,
+        source,
+        rows,
+        settings=inputs,
+        device=device,
+        batch_size=settings.batch_size,
+        precision=choose_precision(settings.precision, device),
+        views=settings.tta,
+    )
     if settings.evaluate:
         report_scores(settings, table, rows, probabilities)
     else:
         runs = tuple(map(str, settings.run))
         write_predictions(
-            table, dataset.sample_ids, probabilities, ensemble.prevalence, out=settings.submission,
+            table,
+            dataset.sample_ids,
+            probabilities,
+            ensemble.prevalence,
+            out=settings.submission,
             made=Made(runs, settings.tta, settings.calibrated, settings.threshold),
-        )  # fmt: skip
+        )
 
 
 def check(settings: PredictSettings) -> None:

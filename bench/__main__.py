@@ -15,11 +15,18 @@ def describe() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name.ljust(width)}  {command.what}" for name, command in COMMANDS.items()]
     return "\n".join(
-        [__doc__, "", "usage: python -m bench COMMAND [--data-dir DIR_OR_ZIP] [--out FILE.json]", "",
-         "Begin with doctor: it says what bounds training on this machine, and which setting to change.", "",
-         *lines, "",
-         "python -m bench COMMAND --help lists a command's options."]
-    )  # fmt: skip
+        [
+            __doc__,
+            "",
+            "usage: python -m bench COMMAND [--data-dir DIR_OR_ZIP] [--out FILE.json]",
+            "",
+            "Begin with doctor: it says what bounds training on this machine, and which setting to change.",
+            "",
+            *lines,
+            "",
+            "python -m bench COMMAND --help lists a command's options.",
+        ]
+    )
 
 
 def check(told: Any) -> None:

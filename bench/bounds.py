@@ -152,10 +152,17 @@ def pass_through(patches_u8: np.ndarray, *, batch_size: int, threads: int, devic
     rounds = max(4, len(patches_u8) // len(batch))
     _, height, width, _ = batch.shape
     settings = GraphSettings(
-        augment=AUGMENTATIONS["none"], normalisation=None, encoded=False, on_device=False, height=height, width=width,
-        device_id=(device.index or 0) if device.type == "cuda" else None, threads=threads,
-        queue_depth=InputSettings().queue_depth, batch_size=len(batch),
-    )  # fmt: skip
+        augment=AUGMENTATIONS["none"],
+        normalisation=None,
+        encoded=False,
+        on_device=False,
+        height=height,
+        width=width,
+        device_id=(device.index or 0) if device.type == "cuda" else None,
+        threads=threads,
+        queue_depth=InputSettings().queue_depth,
+        batch_size=len(batch),
+    )
     graph = build_graph(settings, lambda: (batch, [labels]))
 
     def measure() -> float:

@@ -171,12 +171,16 @@ class Staging(StagingOptions, BenchOptions):
         figures = interleave({name: timed(count) for name, count in names.items()}, self.repeats)
         result = [
             {
-                "name": name, "threads": names[name], "patches": len(table), "patches_per_s": found, **summary(found),
+                "name": name,
+                "threads": names[name],
+                "patches": len(table),
+                "patches_per_s": found,
+                **summary(found),
                 "seconds": [len(table) / rate for rate in found],
                 "kaggle_s": KAGGLE_TRAIN / summary(found)["median"],
             }
             for name, found in figures.items()
-        ]  # fmt: skip
+        ]
         print_table(
             [f"{len(table):,} files -> {device}", "patches/s", "spread", "220,025 in s"],
             [[r["name"], f"{r['median']:,.0f}", f"{r['spread']:.0%}", f"{r['kaggle_s']:.1f}"] for r in result],

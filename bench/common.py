@@ -50,9 +50,18 @@ def open_kind(options: BenchOptions, table: PatchTable, kind: str, device: torch
 
 
 def make_loader(
-    source: AnySource, rows: np.ndarray, labels: np.ndarray | None, *, batch_size: int, device: torch.device,
-    settings: InputSettings, augment: str = "none", normalise: bool = False, shuffle: bool = True, channels: int = 3,
-) -> Loader:  # fmt: skip
+    source: AnySource,
+    rows: np.ndarray,
+    labels: np.ndarray | None,
+    *,
+    batch_size: int,
+    device: torch.device,
+    settings: InputSettings,
+    augment: str = "none",
+    normalise: bool = False,
+    shuffle: bool = True,
+    channels: int = 3,
+) -> Loader:
     """The loader that train.py uses, over every patch once.
 
     Args:
@@ -68,10 +77,18 @@ def make_loader(
         channels: of a batch, as train.py's --pad-channels.
     """
     return Loader(
-        source, rows, labels, batch_size=batch_size, device=device, augment=AUGMENTATIONS[augment],
-        normalisation=KAGGLE_NORMALISATION if normalise else None, settings=settings, shuffle=shuffle, drop_last=False,
+        source,
+        rows,
+        labels,
+        batch_size=batch_size,
+        device=device,
+        augment=AUGMENTATIONS[augment],
+        normalisation=KAGGLE_NORMALISATION if normalise else None,
+        settings=settings,
+        shuffle=shuffle,
+        drop_last=False,
         channels=channels,
-    )  # fmt: skip
+    )
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -109,9 +126,14 @@ class Sample:
     """
 
     def __init__(
-        self, table: PatchTable, count: int, device: torch.device, cache_dir: Path, scratch: Path,
+        self,
+        table: PatchTable,
+        count: int,
+        device: torch.device,
+        cache_dir: Path,
+        scratch: Path,
         files: Callable[[AnySource], AnySource] = lambda source: source,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._whole, self.device, self._cache_dir, self._scratch = table, device, cache_dir, scratch
         self._files = files
         draw = np.random.default_rng(0)
@@ -135,9 +157,13 @@ class Sample:
             if pack is not None:
                 return Opened(self._whole, PackedSource(pack), self._rows)
         source = open_source(
-            self.table, replace(settings, source=kind), device=self.device, cache_dir=self._scratch,
-            progress=False, say=lambda line: None,
-        )  # fmt: skip
+            self.table,
+            replace(settings, source=kind),
+            device=self.device,
+            cache_dir=self._scratch,
+            progress=False,
+            say=lambda line: None,
+        )
         if source.kind in ("strip", "tiff"):
             source = self._files(source)
         return Opened(self.table, source, np.arange(len(self.table)))

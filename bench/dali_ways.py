@@ -57,9 +57,14 @@ class DaliWays(DaliWaysOptions, BenchOptions):
         source = open_kind(self, table, "resident", device)
         rows = np.resize(rows, self.batch_size)
         loader = make_loader(
-            source, rows, None, batch_size=self.batch_size, device=device,
-            settings=InputSettings(workers=self.workers), shuffle=False,
-        )  # fmt: skip
+            source,
+            rows,
+            None,
+            batch_size=self.batch_size,
+            device=device,
+            settings=InputSettings(workers=self.workers),
+            shuffle=False,
+        )
         patches = next(iter(loader)).x.permute(0, 2, 3, 1).contiguous()
         loader.close()
         views = dihedral_index(len(patches), 0, 0)
@@ -84,9 +89,17 @@ class DaliWays(DaliWaysOptions, BenchOptions):
         ]
         print_table(
             ["way", "images/s", "us a patch", "spread", "pixels"],
-            [[r["name"], f"{r['median']:,.0f}", f"{1e6 / r['median']:.2f}", f"{r['spread']:.0%}",
-              "right" if r["pixels_right"] else "WRONG"] for r in result],
-        )  # fmt: skip
+            [
+                [
+                    r["name"],
+                    f"{r['median']:,.0f}",
+                    f"{1e6 / r['median']:.2f}",
+                    f"{r['spread']:.0%}",
+                    "right" if r["pixels_right"] else "WRONG",
+                ]
+                for r in result
+            ],
+        )
         for name, why in failed.items():
             print(f"{name}: failed: {why}")
         rows_out = [*result, *({"name": name, "failed": why} for name, why in failed.items())]
@@ -134,9 +147,12 @@ class Graph:
         @pipeline_def(enable_conditionals=True, exec_dynamic=True)
         def build():
             x = fn.external_source(
-                source=lambda: given, device=device, no_copy=way.no_copy, layout="FHWC" if way.frames > 1 else "HWC",
+                source=lambda: given,
+                device=device,
+                no_copy=way.no_copy,
+                layout="FHWC" if way.frames > 1 else "HWC",
                 cuda_stream=self._stream,
-            )  # fmt: skip
+            )
             if way.warp:
                 matrix = fn.external_source(source=lambda: matrices)
                 matrix = fn.per_frame(matrix) if way.frames > 1 else matrix
@@ -158,9 +174,11 @@ class Graph:
             return x
 
         self._pipeline = build(
-            batch_size=count // way.frames, num_threads=threads, device_id=(patches.device.index or 0) if on_gpu
-            else None, prefetch_queue_depth=2,
-        )  # fmt: skip
+            batch_size=count // way.frames,
+            num_threads=threads,
+            device_id=(patches.device.index or 0) if on_gpu else None,
+            prefetch_queue_depth=2,
+        )
         self._pipeline.build()
 
     def run(self) -> torch.Tensor:
@@ -201,9 +219,11 @@ class Decoders(DecodersOptions, BenchOptions):
             result.append({"name": name} | self._measure(files, pixels, device))
         print_table(
             ["compression", "decoded by", "images/s", "spread", "cores busy"],
-            [[r["name"], r["decoded_by"], f"{r['median']:,.0f}", f"{r['spread']:.0%}", f"{r['cores_busy']:.1f}"]
-             for r in result],
-        )  # fmt: skip
+            [
+                [r["name"], r["decoded_by"], f"{r['median']:,.0f}", f"{r['spread']:.0%}", f"{r['cores_busy']:.1f}"]
+                for r in result
+            ],
+        )
         for row in result:
             if row["kernels"]:
                 print(f"{row['name']}: {', '.join(f'{k} x {n}' for k, n in row['kernels'].items())}")
@@ -213,10 +233,17 @@ class Decoders(DecodersOptions, BenchOptions):
         _, height, width, _ = pixels.shape
         on_gpu = device.type == "cuda"
         settings = GraphSettings(
-            augment=AugmentSettings(), normalisation=None, encoded=True, on_device=False, height=height, width=width,
-            device_id=(device.index or 0) if on_gpu else None, threads=self.workers or usable_cores(), queue_depth=2,
+            augment=AugmentSettings(),
+            normalisation=None,
+            encoded=True,
+            on_device=False,
+            height=height,
+            width=width,
+            device_id=(device.index or 0) if on_gpu else None,
+            threads=self.workers or usable_cores(),
+            queue_depth=2,
             batch_size=self.batch_size,
-        )  # fmt: skip
+        )
         starts = range(0, len(files), self.batch_size)
         waiting: list[int] = []
 
@@ -253,9 +280,12 @@ class Decoders(DecodersOptions, BenchOptions):
             figures.append(len(files) / (time.perf_counter() - began))
             busy.append((time.process_time() - cpu) / (time.perf_counter() - began))
         return {
-            "images_per_s": figures, **summary(figures), "kernels": dict(kernels.most_common(8)),
-            "decoded_by": decoded_by(kernels) if on_gpu else "the host", "cores_busy": summary(busy)["median"],
-        }  # fmt: skip
+            "images_per_s": figures,
+            **summary(figures),
+            "kernels": dict(kernels.most_common(8)),
+            "decoded_by": decoded_by(kernels) if on_gpu else "the host",
+            "cores_busy": summary(busy)["median"],
+        }
 
 
 def decoded_by(kernels: Counter) -> str:

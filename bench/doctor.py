@@ -14,16 +14,7 @@ from bench.rates import Rate, pooled
 from bench.results import median_ratio
 from pipeline.settings import AUGMENTATIONS, InputSettings, usable_cores
 from training.contention import CoreWatch
-from training.diagnose import (
-    AUGMENTATION,
-    DECODE,
-    DISK,
-    HAND_OVER,
-    MODEL,
-    NORMALISATION,
-    OPENS,
-    WORKERS,
-)  # fmt: skip
+from training.diagnose import AUGMENTATION, DECODE, DISK, HAND_OVER, MODEL, NORMALISATION, OPENS, WORKERS
 
 # Below this a change is not worth saying.
 WORTHWHILE = 1.05
@@ -122,10 +113,7 @@ def explain(found: Found) -> list[str]:
     print_table(["for a step", "ms"], [[name, f"{1e3 * size * seconds:.2f}"] for name, seconds in rows])
     best_s = max(found.model.image_s, found.model.image_core_s / usable_cores())
     at_most = predicted_s(found.loader, found.model) / best_s
-    return [
-        f"bound by: {found.bound}",
-        f"an input path that cost nothing would make training {at_most:.2f} x as fast",
-    ]
+    return [f"bound by: {found.bound}", f"an input path that cost nothing would make training {at_most:.2f} x as fast"]
 
 
 def predicted_s(loader: Rate, model: Rate) -> float:
@@ -193,17 +181,24 @@ def check(examiner: Examiner, now: Choice, advice: Advice, *, seconds: float, ro
         " images/s"
     )
     return {
-        "flags": advice.change.flags, "predicted": advice.speed_up, "measured": measured, "off": off,
-        "before_images_per_s": before, "after_images_per_s": after,
-    }  # fmt: skip
+        "flags": advice.change.flags,
+        "predicted": advice.speed_up,
+        "measured": measured,
+        "off": off,
+        "before_images_per_s": before,
+        "after_images_per_s": after,
+    }
 
 
 def describe(found: Found, advice: Sequence[Advice]) -> dict[str, Any]:
     """The result's row."""
 
     def half(rate: Rate) -> Mapping[str, float]:
-        return {"images_per_s": rate.images_per_s, "us_an_image": 1e6 * rate.image_s,
-                "core_us_an_image": 1e6 * rate.image_core_s}  # fmt: skip
+        return {
+            "images_per_s": rate.images_per_s,
+            "us_an_image": 1e6 * rate.image_s,
+            "core_us_an_image": 1e6 * rate.image_core_s,
+        }
 
     return {
         "name": f"{found.choice.model}, augmentation {found.choice.augment}, {found.source}",

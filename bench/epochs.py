@@ -38,9 +38,15 @@ class Epoch(NamedTuple):
 
 
 def prepare(
-    make: Callable[[np.ndarray], Iterable[Any]], rows: np.ndarray, files: list[str] | None, proven: dict[str, Epoch],
-    setting: str, round_s: float, batch_size: int, device: torch.device,
-) -> tuple[dict[str, Any], Callable[[], float]]:  # fmt: skip
+    make: Callable[[np.ndarray], Iterable[Any]],
+    rows: np.ndarray,
+    files: list[str] | None,
+    proven: dict[str, Epoch],
+    setting: str,
+    round_s: float,
+    batch_size: int,
+    device: torch.device,
+) -> tuple[dict[str, Any], Callable[[], float]]:
     """Time the first epoch, hold all its values against the other sources', and make the measure of a round.
 
     Args:
@@ -82,9 +88,13 @@ def prepare(
         fewer = max(2, int(len(rows) * round_s / took_s) // batch_size) * batch_size
         batches = make(rows[:fewer])
     row = {
-        "first_epoch_s": first_s, "first_epoch_cold": why is None, "not_cold": why, "checksum": epoch.checksum,
-        "layout": epoch.layout, "bytes_a_patch": epoch.bytes_a_patch,
-    }  # fmt: skip
+        "first_epoch_s": first_s,
+        "first_epoch_cold": why is None,
+        "not_cold": why,
+        "checksum": epoch.checksum,
+        "layout": epoch.layout,
+        "bytes_a_patch": epoch.bytes_a_patch,
+    }
     return row, timed(batches, device)
 
 

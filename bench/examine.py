@@ -124,11 +124,15 @@ class Examiner:
                 ways["opens"] = lambda: rate_of(opens())
             rates = {name: pooled(found) for name, found in in_turns(ways, rounds, "examining", seconds).items()}
         return Found(
-            choice=choice, source=opened.source.kind, loader=rates["loader"], model=rates["model"],
+            choice=choice,
+            source=opened.source.kind,
+            loader=rates["loader"],
+            model=rates["model"],
             together=rates["together"],
             parts=loader_parts(opened.source.kind, rates, first_read_per_s, fits=self.sample.fits_memory()),
-            first_read_per_s=first_read_per_s, idle_cores=max(0, usable_cores() - choice.settings.threads),
-        )  # fmt: skip
+            first_read_per_s=first_read_per_s,
+            idle_cores=max(0, usable_cores() - choice.settings.threads),
+        )
 
     def halves(
         self, choices: Mapping[str, Choice], failed: MutableMapping[str, str], *, seconds: float, rounds: int
@@ -210,22 +214,35 @@ class Examiner:
     def _loader(self, choice: Choice, batches: int, normalise: bool) -> Loader:
         opened = self.sample.open(choice.settings)
         return make_loader(
-            opened.source, np.resize(opened.rows, batches * choice.batch_size), opened.table.labels,
-            batch_size=choice.batch_size, device=self.device, settings=choice.settings, augment=choice.augment,
+            opened.source,
+            np.resize(opened.rows, batches * choice.batch_size),
+            opened.table.labels,
+            batch_size=choice.batch_size,
+            device=self.device,
+            settings=choice.settings,
+            augment=choice.augment,
             normalise=normalise,
-        )  # fmt: skip
+        )
 
     def _parts(self, choice: Choice, batches: int) -> RunParts:
         """The parts of a run with epochs of so many batches; the sample repeats itself if need be."""
         opened = self.sample.open(choice.settings)
         setup = RunSetup(
-            choice.augment, choice.batch_size, choose_precision(choice.precision, self.device),
+            choice.augment,
+            choice.batch_size,
+            choose_precision(choice.precision, self.device),
             replace(OptimSettings(), batch_size=choice.batch_size),
-        )  # fmt: skip
+        )
         return RunParts(
-            opened.table, opened.source, np.resize(opened.rows, batches * choice.batch_size),
-            self._network(choice.model), setup, settings=choice.settings, device=self.device, folder=self._scratch,
-        )  # fmt: skip
+            opened.table,
+            opened.source,
+            np.resize(opened.rows, batches * choice.batch_size),
+            self._network(choice.model),
+            setup,
+            settings=choice.settings,
+            device=self.device,
+            folder=self._scratch,
+        )
 
 
 def batches_in(seconds: float, image_s: float, batch_size: int, least: int = _MIN_BATCHES) -> int:

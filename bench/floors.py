@@ -44,12 +44,18 @@ class Floors(FloorsOptions):
         print_table(
             ["a training image", "MFLOP", "kB eager", "kB fused", "FLOP alone", "bytes alone", "each step's worse"],
             [
-                [r["name"], f"{r['flop'] / 1e6:,.0f}", f"{r['bytes_eager'] / 1e3:,.0f}",
-                 f"{r['bytes_fused'] / 1e3:,.0f}", f"{r['images_per_s_flop']:,.0f}",
-                 f"{r['images_per_s_bytes_fused']:,.0f}", f"{r['images_per_s_layers']:,.0f}"]
+                [
+                    r["name"],
+                    f"{r['flop'] / 1e6:,.0f}",
+                    f"{r['bytes_eager'] / 1e3:,.0f}",
+                    f"{r['bytes_fused'] / 1e3:,.0f}",
+                    f"{r['images_per_s_flop']:,.0f}",
+                    f"{r['images_per_s_bytes_fused']:,.0f}",
+                    f"{r['images_per_s_layers']:,.0f}",
+                ]
                 for r in rows
             ],
-        )  # fmt: skip
+        )
         print(
             "the last three columns: images/s that one H200 cannot exceed, by its data sheet's 989 TFLOP/s and 4.8 TB/s"
         )
@@ -93,8 +99,13 @@ def describe(name: str, size: int) -> dict[str, Any]:
     fused = sum(moved[op] for op in kept)
     layers_s = sum(max(f / H200_FLOP_PER_S, n * _BYTES / H200_BYTES_PER_S) for found in kept.values() for f, n in found)
     return {
-        "name": name, "flop": flop, "bytes_eager": sum(moved.values()), "bytes_fused": fused,
-        "images_per_s_flop": H200_FLOP_PER_S / flop, "images_per_s_bytes_eager": H200_BYTES_PER_S / sum(moved.values()),
-        "images_per_s_bytes_fused": H200_BYTES_PER_S / fused, "images_per_s_layers": _BATCH / layers_s,
+        "name": name,
+        "flop": flop,
+        "bytes_eager": sum(moved.values()),
+        "bytes_fused": fused,
+        "images_per_s_flop": H200_FLOP_PER_S / flop,
+        "images_per_s_bytes_eager": H200_BYTES_PER_S / sum(moved.values()),
+        "images_per_s_bytes_fused": H200_BYTES_PER_S / fused,
+        "images_per_s_layers": _BATCH / layers_s,
         "bytes_by_operation": dict(sorted(moved.items(), key=lambda item: -item[1])),
-    }  # fmt: skip
+    }

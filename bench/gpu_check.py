@@ -34,20 +34,35 @@ PROJECT = Path(__file__).resolve().parent.parent
 # What this script and the tests marked gpu import beside torch, torchvision and DALI: {module: package}. numba, of
 # which llvmlite is part, compiles the reading of many files.
 NEEDED = {
-    "numpy": "numpy", "pandas": "pandas", "scipy": "scipy", "sklearn": "scikit-learn", "matplotlib": "matplotlib",
-    "jinja2": "jinja2", "tqdm": "tqdm", "tyro": "tyro", "docstring_parser": "docstring-parser",
-    "typeguard": "typeguard", "typing_extensions": "typing-extensions", "safetensors": "safetensors",
-    "PIL": "pillow", "tifffile": "tifffile", "pytest": "pytest",
-    "hypothesis": "hypothesis", "numba": "numba", "llvmlite": "llvmlite",
-}  # fmt: skip
+    "numpy": "numpy",
+    "pandas": "pandas",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "matplotlib": "matplotlib",
+    "jinja2": "jinja2",
+    "tqdm": "tqdm",
+    "tyro": "tyro",
+    "docstring_parser": "docstring-parser",
+    "typeguard": "typeguard",
+    "typing_extensions": "typing-extensions",
+    "safetensors": "safetensors",
+    "PIL": "pillow",
+    "tifffile": "tifffile",
+    "pytest": "pytest",
+    "hypothesis": "hypothesis",
+    "numba": "numba",
+    "llvmlite": "llvmlite",
+}
 # Of these, what a machine with torch and the usual scientific packages still lacks. DALI's own needs come beside:
 # astunparse gast libcst makefun nvtx optree six. Packed without dependencies, so every one is named.
 # Seen to be enough on paper only: no GPU machine has run this yet.
 USUALLY_LACKING = ("tyro", "docstring-parser", "typeguard", "numba", "llvmlite")
 GPU_TESTS = (
-    "tests/pipeline/test_triton.py", "tests/pipeline/test_gpu_pixels.py", "tests/pipeline/test_gpu_streams.py",
+    "tests/pipeline/test_triton.py",
+    "tests/pipeline/test_gpu_pixels.py",
+    "tests/pipeline/test_gpu_streams.py",
     "tests/training/test_gpu_training.py",
-)  # fmt: skip
+)
 NETWORKS = ("patchnet", "resnet18")
 _LOADER_PATCHES = 60_000
 _PEER_PATCHES = 20_000
@@ -115,8 +130,18 @@ def plan(check: GpuCheck, folder: Path, cache: Path) -> list[Part]:
         return ("-m", "bench", name, *options)
 
     on_device = ("--device", check.device, "--out", "{out}")
-    network = (*on_device, "--batch-sizes", batch, "--seconds", "0.3" if gpu else "0.1", *few, "--layouts",
-               "channels-last", "--precisions", "bf16" if gpu else "fp32")  # fmt: skip
+    network = (
+        *on_device,
+        "--batch-sizes",
+        batch,
+        "--seconds",
+        "0.3" if gpu else "0.1",
+        *few,
+        "--layouts",
+        "channels-last",
+        "--precisions",
+        "bf16" if gpu else "fp32",
+    )
     plain, compiled = ("eager", "step-graph"), ("reduce-overhead", "step-graph-compiled") if gpu else ()
     # Kernels alone, over an epoch so long that its beginning does not count; then both engines, beside their ceilings.
     loader = bench("loader", *common, *few, "--batch-size", batch, "--round-s", "0.5" if gpu else "0.1", "--augment")
@@ -125,26 +150,85 @@ def plan(check: GpuCheck, folder: Path, cache: Path) -> list[Part]:
     parts = [
         # Files by name: others import packages that a GPU machine may lack.
         Part("tests", ("-m", "pytest", "-p", "no:cacheprovider", *_in_parallel(), *GPU_TESTS), 100),
-        Part("kernel", (*loader, "light", "standard", "heavy", *patches, "--no-baseline", "--sources", "resident",
-                        "packed", "strip"), 40),
+        Part(
+            "kernel",
+            (
+                *loader,
+                "light",
+                "standard",
+                "heavy",
+                *patches,
+                "--no-baseline",
+                "--sources",
+                "resident",
+                "packed",
+                "strip",
+            ),
+            40,
+        ),
         Part("patchnet", bench("model", *network, "--modes", *plain, *compiled, "--model", "patchnet"), 70),
         Part("train", bench("train", *common, *patches, *few, "--batch-size", batch, *fast), 45),
         Part("channels", bench("model", *network, "--modes", "step-graph", "--channels", "3", "4", "8"), 25),
         Part("loader", (*loader, "light", "standard", *fewer, "--engines", "auto", "dali"), 70),
-        Part("dali-ways", bench("dali-ways", *common, *few, "--seconds", "0.3" if gpu else "0.1", "--patches",
-                                "1024" if gpu else "64", "--batch-size", "1024" if gpu else "64"), 30),
-        Part("decoders", bench("decoders", *common, *few, "--patches", "2048" if gpu else "64", "--batch-size", batch),
-             40),
+        Part(
+            "dali-ways",
+            bench(
+                "dali-ways",
+                *common,
+                *few,
+                "--seconds",
+                "0.3" if gpu else "0.1",
+                "--patches",
+                "1024" if gpu else "64",
+                "--batch-size",
+                "1024" if gpu else "64",
+            ),
+            30,
+        ),
+        Part(
+            "decoders",
+            bench("decoders", *common, *few, "--patches", "2048" if gpu else "64", "--batch-size", batch),
+            40,
+        ),
         Part("resnet18", bench("model", *network, "--modes", *plain, *compiled[1:], "--model", "resnet18"), 60),
-        Part("peers", bench("peers", *common, *few, "--patches", str(min(check.patches, _PEER_PATCHES)), "--batch-size",
-                            batch, "--seconds", "0.3"), 50),
-        Part("job", bench("job", "--data-dir", str(folder), *on_device,
-                          *(("--options=--step-graph",) if gpu else small)), 80),
-        Part("profile", bench("profile", *on_device, "--batch-size", batch, "--mode", "default" if gpu else "eager",
-                              "--step-graph", "--steps", "5" if gpu else "1"), 30),
+        Part(
+            "peers",
+            bench(
+                "peers",
+                *common,
+                *few,
+                "--patches",
+                str(min(check.patches, _PEER_PATCHES)),
+                "--batch-size",
+                batch,
+                "--seconds",
+                "0.3",
+            ),
+            50,
+        ),
+        Part(
+            "job",
+            bench("job", "--data-dir", str(folder), *on_device, *(("--options=--step-graph",) if gpu else small)),
+            80,
+        ),
+        Part(
+            "profile",
+            bench(
+                "profile",
+                *on_device,
+                "--batch-size",
+                batch,
+                "--mode",
+                "default" if gpu else "eager",
+                "--step-graph",
+                "--steps",
+                "5" if gpu else "1",
+            ),
+            30,
+        ),
         Part("staging", bench("staging", *common, *patches, *few), 25),
         Part("floors", bench("floors", "--out", "{out}"), 30),
-    ]  # fmt: skip
+    ]
     # Compiling so takes minutes, and a part that is ended leaves nothing.
     autotune = [
         Part(f"{name}-autotune", bench("model", *network, "--modes", "max-autotune", "--model", name), 150)
@@ -187,9 +271,13 @@ def run_part(part: Part, result: Path, log: Path, limit_s: float, more_environme
         start = file.tell()
         # A session of its own: what the part starts ends with it.
         process = subprocess.Popen(
-            line, stdout=file, stderr=subprocess.STDOUT, cwd=PROJECT, env={**os.environ, **more_environment},
+            line,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            cwd=PROJECT,
+            env={**os.environ, **more_environment},
             start_new_session=True,
-        )  # fmt: skip
+        )
         try:
             code = process.wait(limit_s)
             status = "done" if code == 0 else f"failed with exit status {code}"
@@ -251,9 +339,17 @@ def check_gpu(check: GpuCheck) -> None:
         raise UserError(f"{check.out}: cannot be made: {error.strerror or error}") from error
     log = check.out / "log.txt"
     log.unlink(missing_ok=True)
-    content: dict[str, Any] = {"schema": 1, "environment": environment(), "parts": [], "settings": {
-        "device": check.device, "patches": check.patches, "batch_size": check.batch, "real": check.real is not None,
-    }}  # fmt: skip
+    content: dict[str, Any] = {
+        "schema": 1,
+        "environment": environment(),
+        "parts": [],
+        "settings": {
+            "device": check.device,
+            "patches": check.patches,
+            "batch_size": check.batch,
+            "real": check.real is not None,
+        },
+    }
     with tempfile.TemporaryDirectory(prefix="gpu-check-", dir=check.scratch) as scratch:
         folder = check.data or Path(scratch) / "full"
         parts = plan(check, folder, Path(scratch) / "cache")

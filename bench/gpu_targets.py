@@ -6,14 +6,25 @@ from dataclasses import dataclass
 from typing import Any
 
 START, OPENING, COMPILING, EPOCHS, PREDICTING, REPORT, END = (
-    "process start to the first line", "opening, splitting, staging", "compiling", "epochs with validation",
-    "predicting the test patches", "plots and report", "end of the process",
-)  # fmt: skip
+    "process start to the first line",
+    "opening, splitting, staging",
+    "compiling",
+    "epochs with validation",
+    "predicting the test patches",
+    "plots and report",
+    "end of the process",
+)
 SUBMITTED = "to submission.csv"
 # Seconds on one H200 at Kaggle's full size that the project wants; cold and warm of the way to the submission.
 WANTED: Mapping[str, float] = {
-    START: 2.5, OPENING: 1.5, COMPILING: 0.0, EPOCHS: 9.0, PREDICTING: 1.0, REPORT: 2.0, END: 0.5,
-}  # fmt: skip
+    START: 2.5,
+    OPENING: 1.5,
+    COMPILING: 0.0,
+    EPOCHS: 9.0,
+    PREDICTING: 1.0,
+    REPORT: 2.0,
+    END: 0.5,
+}
 WANTED_SUBMITTED: Mapping[str, float] = {"cold": 20.0, "warm": 15.0}
 _COMPILED = re.compile(r"compiled in (\d+) s")
 _EPOCH = re.compile(r"epoch +(\d+)/(\d+) ")
@@ -146,8 +157,13 @@ TARGETS = (
     ),
     Target("resident, light, engine dali", ("loader",), 300_000, "images/s", best("resident, light, dali")),
     Target("tiff / (DataLoader + Pillow)", ("loader",), 3, "times", field_of("tiff, light", "times_baseline")),
-    Target("training step, patchnet", ("patchnet", "channels", "patchnet-autotune"), 280_000, "images/s",
-           best("", ending=STEP)),
+    Target(
+        "training step, patchnet",
+        ("patchnet", "channels", "patchnet-autotune"),
+        280_000,
+        "images/s",
+        best("", ending=STEP),
+    ),
     Target("training step, ResNet-18", ("resnet18", "resnet18-autotune"), 110_000, "images/s", best("", ending=STEP)),
     Target("end to end / min(loader, model)", ("train",), 0.97, "", field("ratio_to_min", "median")),
     Target("data wait", ("train",), 0.01, "", field("data_wait", "median"), at_most=True),
@@ -156,7 +172,7 @@ TARGETS = (
         Target(f"command -> submission.csv, TTA, {state}", ("job",), seconds, "s", of_job(state), at_most=True)
         for state, seconds in WANTED_SUBMITTED.items()
     ),
-)  # fmt: skip
+)
 
 
 def summarise(content: Mapping[str, Any], seconds: float) -> str:
@@ -175,10 +191,15 @@ def summarise(content: Mapping[str, Any], seconds: float) -> str:
         if found is not None:
             met = "yes" if (found[0] <= target.value if target.at_most else found[0] >= target.value) else "NO"
             met = "-" if settings["device"] == "cpu" else met
-        rows.append([
-            target.what, f"{sign} {_number(target.value)} {target.unit}".rstrip(),
-            f"{_number(found[0])} {target.unit}".rstrip() if found else "", met, found[1] if found else "",
-        ])  # fmt: skip
+        rows.append(
+            [
+                target.what,
+                f"{sign} {_number(target.value)} {target.unit}".rstrip(),
+                f"{_number(found[0])} {target.unit}".rstrip() if found else "",
+                met,
+                found[1] if found else "",
+            ]
+        )
     lines += ["", *_table(rows), ""]
     if jobs := [row for row in results.get("job", []) if "stretches" in row]:
         names = {row["name"]: row for row in jobs}

@@ -54,22 +54,39 @@ class Job(JobOptions):
     def _once(self, seed: int, state: str, scratch: Path) -> dict[str, Any]:
         """One run. Cold: no packed file, nothing compiled. The images themselves may be in the page cache."""
         run, caches = scratch / state, {name: str(scratch / name) for name in _CACHES}
-        command = ["train.py", "--preset", self.preset, "--seed", str(seed), "--out-dir", str(run), "--device",
-                   self.device, "--data-dir", str(self.data_dir), "--cache-dir", str(scratch / "cache"),
-                   *shlex.split(self.options)]  # fmt: skip
+        command = [
+            "train.py",
+            "--preset",
+            self.preset,
+            "--seed",
+            str(seed),
+            "--out-dir",
+            str(run),
+            "--device",
+            self.device,
+            "--data-dir",
+            str(self.data_dir),
+            "--cache-dir",
+            str(scratch / "cache"),
+            *shlex.split(self.options),
+        ]
         if self.predict:
             command += ["--submission", str(scratch / f"{state}.csv"), "--tta", "8"]
         lines, total_s = timed_lines(command, caches)
         history = read_metrics(run / "metrics.csv")
         return {
-            "name": f"{self.preset}, seed {seed}, {state}", "seed": seed, "state": state,
-            "seconds": total_s, "submitted_s": submitted_s(lines), "stretches": stretches(lines, total_s),
+            "name": f"{self.preset}, seed {seed}, {state}",
+            "seed": seed,
+            "state": state,
+            "seconds": total_s,
+            "submitted_s": submitted_s(lines),
+            "stretches": stretches(lines, total_s),
             "auc": max(m.val_auc for m in history),
             "epoch_s": [m.seconds for m in history],
             "images_per_s": [m.images_per_s for m in history],
             "data_wait": [m.data_wait for m in history],
             "said": [f"{seconds:6.1f} s  {text}" for seconds, text in lines],
-        }  # fmt: skip
+        }
 
 
 def timed_lines(command: Sequence[str], more: Mapping[str, str]) -> tuple[list[tuple[float, str]], float]:
@@ -84,9 +101,14 @@ def timed_lines(command: Sequence[str], more: Mapping[str, str]) -> tuple[list[t
     lines: list[tuple[float, str]] = []
     line, began = [sys.executable, "-u", *command], time.perf_counter()
     with subprocess.Popen(
-        line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="surrogateescape", cwd=PROJECT,
+        line,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="surrogateescape",
+        cwd=PROJECT,
         env={**os.environ, **more},
-    ) as process:  # fmt: skip
+    ) as process:
         for text in process.stdout:
             lines.append((time.perf_counter() - began, text.rstrip()))
             print(f"{lines[-1][0]:6.1f} s  {lines[-1][1]}", flush=True)

@@ -49,12 +49,13 @@ class LoaderBench(LoaderBenchOptions, BenchOptions):
             command = "loader"
         for name, why in skipped.items():
             print(f"{name}: not measured: {why}")
-        self.save(command, [*result, *({"name": name, "skipped": why} for name, why in skipped.items())],
-                  synthetic=table.synthetic)  # fmt: skip
+        self.save(
+            command,
+            [*result, *({"name": name, "skipped": why} for name, why in skipped.items())],
+            synthetic=table.synthetic,
+        )
 
-    def _open_sources(
-        self, table: PatchTable, device: torch.device, skipped: dict[str, str]
-    ) -> dict[str, AnySource]:  # fmt: skip
+    def _open_sources(self, table: PatchTable, device: torch.device, skipped: dict[str, str]) -> dict[str, AnySource]:
         """The sources that apply; why the others do not goes into ``skipped``."""
         sources: dict[str, AnySource] = {}
         for kind in self.sources:
@@ -68,16 +69,19 @@ class LoaderBench(LoaderBenchOptions, BenchOptions):
 
     def _measure(
         self, table: PatchTable, rows: np.ndarray, device: torch.device, skipped: dict[str, str]
-    ) -> list[dict[str, Any]]:  # fmt: skip
+    ) -> list[dict[str, Any]]:
         settings = InputSettings(workers=self.workers)
         proven: dict[str, Epoch] = {}
         found: dict[str, dict[str, Any]] = {}
         measures: dict[str, Callable[[], float]] = {}
 
         def add(
-            name: str, setting: str, make: Callable[[np.ndarray], Iterable[Any]], files: list[str] | None,
+            name: str,
+            setting: str,
+            make: Callable[[np.ndarray], Iterable[Any]],
+            files: list[str] | None,
             round_s: float = self.round_s,
-        ) -> None:  # fmt: skip
+        ) -> None:
             try:
                 row, measures[name] = prepare(make, rows, files, proven, setting, round_s, self.batch_size, device)
                 found[name] = row | {"augment": setting, "workers": settings.threads}
@@ -86,9 +90,12 @@ class LoaderBench(LoaderBenchOptions, BenchOptions):
 
         def pillow(part: np.ndarray) -> Iterable[Any]:
             return with_workers(
-                PillowPatches(table, part), settings.threads, batch_size=self.batch_size, shuffle=True,
+                PillowPatches(table, part),
+                settings.threads,
+                batch_size=self.batch_size,
+                shuffle=True,
                 collate_fn=stack_nhwc,
-            )  # fmt: skip
+            )
 
         # It forks its workers, once and for all: a process that has DALI's threads already forks ones that crash.
         if self.baseline:
@@ -101,9 +108,15 @@ class LoaderBench(LoaderBenchOptions, BenchOptions):
                 part: np.ndarray, source: AnySource = source, setting: str = setting, engine: str = engine
             ) -> Loader:
                 return make_loader(
-                    source, part, table.labels, batch_size=self.batch_size, device=device,
-                    settings=replace(settings, engine=engine), augment=setting, normalise=setting != "none",
-                )  # fmt: skip
+                    source,
+                    part,
+                    table.labels,
+                    batch_size=self.batch_size,
+                    device=device,
+                    settings=replace(settings, engine=engine),
+                    augment=setting,
+                    normalise=setting != "none",
+                )
 
             name = f"{kind}, {setting}" + (f", {engine}" if engine != "auto" else "")
             add(name, setting, load, pages_of(source, table, rows))
@@ -112,9 +125,13 @@ class LoaderBench(LoaderBenchOptions, BenchOptions):
 
 
 def measure_ceilings(
-    sources: Mapping[str, AnySource], table: PatchTable, rows: np.ndarray, batch_size: int, threads: int,
+    sources: Mapping[str, AnySource],
+    table: PatchTable,
+    rows: np.ndarray,
+    batch_size: int,
+    threads: int,
     device: torch.device,
-) -> dict[str, bounds.Measure]:  # fmt: skip
+) -> dict[str, bounds.Measure]:
     """The ceilings that the sources are held against, measured in the same rounds."""
     ceilings: dict[str, bounds.Measure] = {}
     if paths := files_of(table, rows):
@@ -217,8 +234,17 @@ def show(rows: Iterable[Mapping[str, Any]]) -> None:
         first = f"{r['first_epoch_s']:.2f}" + ("" if r["first_epoch_cold"] else " warm")
         share = f"{r['share']:.2f}" if "share" in r else ""
         times = f"{r['times_baseline']:.1f}" if "times_baseline" in r else ""
-        return [r["name"], f"{r['median']:,.0f}", f"{r['spread']:.0%}", f"{r['gb_per_s']:.2f}", f"{r['per_core']:,.0f}",
-                first, share, times, r["bound"]]  # fmt: skip
+        return [
+            r["name"],
+            f"{r['median']:,.0f}",
+            f"{r['spread']:.0%}",
+            f"{r['gb_per_s']:.2f}",
+            f"{r['per_core']:,.0f}",
+            first,
+            share,
+            times,
+            r["bound"],
+        ]
 
     print()
     print_table(

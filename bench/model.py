@@ -129,13 +129,16 @@ class Combination:
 
     def describe(
         self, way: str, images_per_s: Sequence[float], flops: int, peak: float | None, network: "Network"
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> dict[str, Any]:
         """The row of a result: ``flops`` are of one image, ``peak`` is FLOP/s of a matrix product or not known."""
         found = summary(images_per_s)
         flop_per_s = found["median"] * flops
         return {
             "name": f"{self.name}: {way}",
-            "precision": self.precision, "layout": self.layout, "mode": self.mode, "batch_size": self.batch_size,
+            "precision": self.precision,
+            "layout": self.layout,
+            "mode": self.mode,
+            "batch_size": self.batch_size,
             "way": way,
             "images_per_s": list(images_per_s),
             **found,
@@ -143,7 +146,7 @@ class Combination:
             "share_of_peak": flop_per_s / peak if peak else None,
             "memory_bytes": network.memory_bytes,
             "preparation_s": network.preparation_s,
-        }  # fmt: skip
+        }
 
 
 class Network:
@@ -169,9 +172,8 @@ class Network:
         if combination.channels != 3:
             accept_padding(model)
         self._step = TrainStep(
-            model, optim,
-            total_steps=_SCHEDULE_STEPS, device=device, precision=self._precision, memory_format=layout,
-        )  # fmt: skip
+            model, optim, total_steps=_SCHEDULE_STEPS, device=device, precision=self._precision, memory_format=layout
+        )
         averaged = self._step.averaged.eval()
         self._forward = compiled(averaged, optim.compile_mode, device) if optim.compile else averaged
         self._x, self._y = random_batch(count, size, device, layout, combination.channels)
@@ -280,10 +282,13 @@ def show(model: str, flops: Mapping[str, int], peak: Mapping[str, float], rows: 
         ["", "images/s", "spread", "TFLOP/s", "of peak", "memory"],
         [
             [
-                row["name"], f"{row['median']:,.0f}", f"{row['spread']:.0%}", f"{row['flop_per_s'] / 1e12:.3f}",
+                row["name"],
+                f"{row['median']:,.0f}",
+                f"{row['spread']:.0%}",
+                f"{row['flop_per_s'] / 1e12:.3f}",
                 "unknown" if row["share_of_peak"] is None else f"{row['share_of_peak']:.0%}",
                 "unknown" if row["memory_bytes"] is None else f"{row['memory_bytes'] / 1e6:,.0f} MB",
             ]
             for row in rows
         ],
-    )  # fmt: skip
+    )

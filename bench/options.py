@@ -163,9 +163,7 @@ class DaliWaysOptions(SharedOptions):
     """Of each measurement, at least."""
 
 
-Mode = Literal[
-    "eager", "compiled", "default", "reduce-overhead", "max-autotune", "step-graph", "step-graph-compiled",
-]  # fmt: skip
+Mode = Literal["eager", "compiled", "default", "reduce-overhead", "max-autotune", "step-graph", "step-graph-compiled"]
 
 
 @dataclass(frozen=True, kw_only=True)

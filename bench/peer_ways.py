@@ -231,16 +231,20 @@ PASS_THROUGH = "DALI passing a ready batch through"
 
 def _source(given: Given, kind: str) -> AnySource:
     settings = InputSettings(source=kind, workers=given.workers)
-    return open_source(
-        given.table, settings, device=given.device, cache_dir=given.cache_dir, say=lambda line: None
-    )  # fmt: skip
+    return open_source(given.table, settings, device=given.device, cache_dir=given.cache_dir, say=lambda line: None)
 
 
 def _open(given: Given, kind: str, augment: str, normalise: bool) -> Feed:
     loader = make_loader(
-        _source(given, kind), given.rows, given.table.labels, batch_size=given.batch_size, device=given.device,
-        settings=InputSettings(workers=given.workers), augment=augment, normalise=normalise,
-    )  # fmt: skip
+        _source(given, kind),
+        given.rows,
+        given.table.labels,
+        batch_size=given.batch_size,
+        device=given.device,
+        settings=InputSettings(workers=given.workers),
+        augment=augment,
+        normalise=normalise,
+    )
     return Feed(loader, loader.close)
 
 

@@ -57,7 +57,7 @@ class Pixels:
         settings = InputSettings(source="packed", workers=given.workers)
         self._source = open_source(
             given.table, settings, device="cpu", cache_dir=given.cache_dir, say=lambda line: None
-        )  # fmt: skip
+        )
         self._rows, self._labels = given.rows, given.labels
         self.shape = (self._source.height, self._source.width, 3)
 
@@ -148,13 +148,17 @@ def _open_ffcv(given: Given, *, augmented: bool) -> Feed:
     mean, std = (255 * np.array(values) for values in (KAGGLE_NORMALISATION.mean, KAGGLE_NORMALISATION.std))
     change = [RandomHorizontalFlip(), NormalizeImage(mean, std, np.float32)] if augmented else []
     loader = Loader(
-        str(path), batch_size=given.batch_size, num_workers=given.workers, order=OrderOption.RANDOM, os_cache=True,
+        str(path),
+        batch_size=given.batch_size,
+        num_workers=given.workers,
+        order=OrderOption.RANDOM,
+        os_cache=True,
         drop_last=False,
         pipelines={
             "x": [SimpleRGBImageDecoder(), *change, ToTensor(), ToTorchImage(convert_back_int16=False)],
             "y": [IntDecoder(), ToTensor()],
         },
-    )  # fmt: skip
+    )
     return Feed(OnDevice(loader, given.device))
 
 
@@ -200,9 +204,14 @@ class Peers(PeersOptions, BenchOptions):
         # The peers' own formats live as long as the measurement: they are as large as the patches.
         with tempfile.TemporaryDirectory(dir=self.cache_dir, prefix="peers-") as folder:
             given = Given(
-                table=table, rows=rows, batch_size=self.batch_size, workers=self.workers or usable_cores(),
-                device=device, cache_dir=self.cache_dir, folder=Path(folder),
-            )  # fmt: skip
+                table=table,
+                rows=rows,
+                batch_size=self.batch_size,
+                workers=self.workers or usable_cores(),
+                device=device,
+                cache_dir=self.cache_dir,
+                folder=Path(folder),
+            )
             try:
                 self._open_all(given, feeds, failed)
                 measures = {name: self._timed(feed, device) for name, feed in feeds.items()}
@@ -294,7 +303,7 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
                 + [f"{row['ratios'][name]:.2f}" if name in row["ratios"] else "-" for name in references]
                 for row in sorted(done, key=lambda row: -row["median"])
             ],
-        )  # fmt: skip
+        )
         for row in mine:
             if "error" in row:
                 print(f"{row['name']}: {row['error']}")

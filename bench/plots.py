@@ -81,9 +81,13 @@ def _bar_panel(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
         times = f"  {row['times_baseline']:.1f} ×" if row.get("times_baseline") else ""
         end = max([row["median"], *row["images_per_s"]])
         ax.annotate(
-            f"{row['median']:,.0f}{times}", (end, place), xytext=(5, 0), textcoords="offset points", va="center",
+            f"{row['median']:,.0f}{times}",
+            (end, place),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
             fontsize=8,
-        )  # fmt: skip
+        )
     ax.set_xscale("log")
     ax.set_xlim(min(medians) / 2, max(medians) * 6)
     ax.xaxis.set_major_formatter(_THOUSANDS)

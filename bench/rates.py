@@ -69,7 +69,7 @@ def pooled(rates: Iterable[Rate]) -> Rate:
 
 def in_turns(
     ways: Mapping[str, Callable[[], Rate]], rounds: int, title: str = "", limit_s: float = float("inf")
-) -> dict[str, list[Rate]]:  # fmt: skip
+) -> dict[str, list[Rate]]:
     """Measure each way ``rounds`` times, in turns: name -> its rates; less often, but once, to end by ``limit_s``."""
     rates: dict[str, list[Rate]] = {name: [] for name in ways}
 
@@ -217,27 +217,49 @@ class RunParts:
     """
 
     def __init__(
-        self, table: PatchTable, source: AnySource, rows: np.ndarray, model: nn.Module, setup: RunSetup, *,
-        settings: InputSettings, device: torch.device, folder: Path,
-    ) -> None:  # fmt: skip
+        self,
+        table: PatchTable,
+        source: AnySource,
+        rows: np.ndarray,
+        model: nn.Module,
+        setup: RunSetup,
+        *,
+        settings: InputSettings,
+        device: torch.device,
+        folder: Path,
+    ) -> None:
         self.device, self.setup = device, setup
         rows = rows[: len(rows) - len(rows) % setup.batch_size]
         self.loader = make_loader(
-            source, rows, table.labels, batch_size=setup.batch_size, device=device, settings=settings,
-            augment=setup.augment, normalise=True, channels=setup.optim.pad_channels,
-        )  # fmt: skip
+            source,
+            rows,
+            table.labels,
+            batch_size=setup.batch_size,
+            device=device,
+            settings=settings,
+            augment=setup.augment,
+            normalise=True,
+            channels=setup.optim.pad_channels,
+        )
         if setup.optim.pad_channels > 3:
             accept_padding(model)
-        self.step = TrainStep(
-            model, setup.optim, total_steps=_SCHEDULE_STEPS, device=device, precision=setup.precision
-        )  # fmt: skip
+        self.step = TrainStep(model, setup.optim, total_steps=_SCHEDULE_STEPS, device=device, precision=setup.precision)
         self._watched = Watched(self.loader, device, settings.prefetch + settings.queue_depth)
         self._epoch = 0
         self._trainer = Trainer(
-            self.step, self._watched, self._watched, Patches(table.ids, table.labels), RunFolder(folder),
-            info=_no_weights, belongs_to={}, seed=0, epochs=_SCHEDULE_STEPS, checkpoint_every=0, world=ALONE,
+            self.step,
+            self._watched,
+            self._watched,
+            Patches(table.ids, table.labels),
+            RunFolder(folder),
+            info=_no_weights,
+            belongs_to={},
+            seed=0,
+            epochs=_SCHEDULE_STEPS,
+            checkpoint_every=0,
+            world=ALONE,
             stop=StopRequest(),
-        )  # fmt: skip
+        )
         self._resident: Watched | None = None
 
     def loader_alone(self) -> Rate:

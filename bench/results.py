@@ -18,15 +18,26 @@ from system.files import read_json, write_json
 SCHEMA = 1
 # Whose versions are written down, where they are installed.
 _PACKAGES = (
-    "torch", "torchvision", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numpy", "numba", "pillow", "ffcv",
-    "webdataset", "mosaicml-streaming",
-)  # fmt: skip
+    "torch",
+    "torchvision",
+    "nvidia-dali-cuda130",
+    "nvidia-dali-cuda120",
+    "numpy",
+    "numba",
+    "pillow",
+    "ffcv",
+    "webdataset",
+    "mosaicml-streaming",
+)
 
 
 def interleave(
-    measures: Mapping[str, Callable[[], float]], repeats: int, *, failed: MutableMapping[str, str] | None = None,
+    measures: Mapping[str, Callable[[], float]],
+    repeats: int,
+    *,
+    failed: MutableMapping[str, str] | None = None,
     title: str = "",
-) -> dict[str, list[float]]:  # fmt: skip
+) -> dict[str, list[float]]:
     """Run each measure ``repeats`` times, in turns: a machine that slows down slows all of them.
 
     Args:

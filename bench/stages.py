@@ -54,13 +54,21 @@ def measure_stages(
     for kind, source in chains.items():
         measures[f"{kind}: read"] = reading(source, rows, options.batch_size, settings, device)
         for step, augment, normalise in (
-            ("none", "none", False), ("augment", "light", False), ("normalise", "light", True),
+            ("none", "none", False),
+            ("augment", "light", False),
+            ("normalise", "light", True),
             ("colour", "standard", True),
-        ):  # fmt: skip
+        ):
             loader = make_loader(
-                source, rows, table.labels, batch_size=options.batch_size, device=device, settings=settings,
-                augment=augment, normalise=normalise,
-            )  # fmt: skip
+                source,
+                rows,
+                table.labels,
+                batch_size=options.batch_size,
+                device=device,
+                settings=settings,
+                augment=augment,
+                normalise=normalise,
+            )
             measures[f"{kind}: {step}"] = timed(loader, device)
     for measure in measures.values():  # graphs are built and files come into the page cache, untimed
         measure()
@@ -74,9 +82,13 @@ def reading(
 ) -> Callable[[], float]:
     """A measure of the feeder alone: batches read and dropped, patches/s."""
     feeder = Feeder(
-        source, batch_size=batch_size, threads=settings.threads, prefetch=settings.prefetch, chunk=settings.read_chunk,
+        source,
+        batch_size=batch_size,
+        threads=settings.threads,
+        prefetch=settings.prefetch,
+        chunk=settings.read_chunk,
         device=device,
-    )  # fmt: skip
+    )
     order = np.random.default_rng(0).permutation(rows)
     parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 

@@ -38,9 +38,12 @@ class Profile(ProfileOptions):
             compile=compiling, compile_mode=self.mode if compiling else "auto", step_graph=self.step_graph
         )
         step = TrainStep(
-            build_model(ModelSettings(name=self.model), seed=0), optim, total_steps=_SCHEDULE_STEPS, device=device,
+            build_model(ModelSettings(name=self.model), seed=0),
+            optim,
+            total_steps=_SCHEDULE_STEPS,
+            device=device,
             precision=choose_precision(self.precision, device),
-        )  # fmt: skip
+        )
         batch = random_batch(self.batch_size, (self.size, self.size), device)
 
         def steps(count: int) -> float:
@@ -58,9 +61,13 @@ class Profile(ProfileOptions):
         rows = by_operation(found.key_averages(), self.steps, on_gpu)
         busy_s = sum(row["us_a_step"] for row in rows) / 1e6
         total = {
-            "name": "step", "ms": plain_s * 1e3, "ms_profiled": profiled_s * 1e3, "ms_in_rows": busy_s * 1e3,
-            "images_per_s": self.batch_size / plain_s, "calls": sum(row["calls_a_step"] for row in rows),
-        }  # fmt: skip
+            "name": "step",
+            "ms": plain_s * 1e3,
+            "ms_profiled": profiled_s * 1e3,
+            "ms_in_rows": busy_s * 1e3,
+            "images_per_s": self.batch_size / plain_s,
+            "calls": sum(row["calls_a_step"] for row in rows),
+        }
         show(total, rows[: self.top], on_gpu)
         if self.trace is not None:
             self.trace.parent.mkdir(parents=True, exist_ok=True)
@@ -94,9 +101,7 @@ def by_operation(events: Iterable[Any], steps: int, on_gpu: bool) -> list[dict[s
         if event.device_type == wanted and us > 0 and not spans_others:
             rows.append({"name": event.key, "us_a_step": us / steps, "calls_a_step": event.count / steps})
     whole = sum(row["us_a_step"] for row in rows) or 1.0
-    return sorted(
-        (row | {"share": row["us_a_step"] / whole} for row in rows), key=lambda row: -row["us_a_step"]
-    )  # fmt: skip
+    return sorted((row | {"share": row["us_a_step"] / whole} for row in rows), key=lambda row: -row["us_a_step"])
 
 
 def show(total: dict[str, Any], rows: Iterable[dict[str, Any]], on_gpu: bool) -> None:

@@ -54,9 +54,15 @@ class Train(TrainOptions, BenchOptions):
 
             def parts_of(model: nn.Module, augment: str) -> RunParts:
                 return RunParts(
-                    table, source, rows, model, replace(setup, augment=augment), settings=settings, device=device,
+                    table,
+                    source,
+                    rows,
+                    model,
+                    replace(setup, augment=augment),
+                    settings=settings,
+                    device=device,
                     folder=Path(folder),
-                )  # fmt: skip
+                )
 
             name, augment = self.model, self.augment
             model = build_model(ModelSettings(name=name), seed=0)

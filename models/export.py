@@ -66,9 +66,14 @@ def onnx_file(network: nn.Module, info: WeightsInfo, *, views: int = 1, temperat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own future
         program = torch.onnx.export(
-            whole, (_made_up(2, info),), input_names=["patches"], output_names=["probability"],
-            dynamic_shapes=({0: batch},), dynamo=True, verbose=False,
-        )  # fmt: skip
+            whole,
+            (_made_up(2, info),),
+            input_names=["patches"],
+            output_names=["probability"],
+            dynamic_shapes=({0: batch},),
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None, "the exporter of dynamo=True gives one"
     model = program.model_proto
     model.producer_name = "histopathologic-cancer-detection"

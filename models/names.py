@@ -31,10 +31,7 @@ class PatchNetSettings:
 
 
 # Parameters and multiply-adds of one 96 x 96 patch: 0.54 M and 126 M; 2.0 M and 472 M.
-PATCHNETS = {
-    "patchnet": PatchNetSettings(),
-    "patchnet_large": PatchNetSettings(widths=(48, 96, 192), blocks=(0, 2, 2)),
-}
+PATCHNETS = {"patchnet": PatchNetSettings(), "patchnet_large": PatchNetSettings(widths=(48, 96, 192), blocks=(0, 2, 2))}
 
 LEAST_SIDE = 32  # pixels of the smallest patch that every network takes
 MODEL_NAMES: tuple[str, ...] = (*PATCHNETS, *ZOO_NAMES)

@@ -100,10 +100,17 @@ def _read_info(values: Mapping[str, Any]) -> WeightsInfo:
     if not 0 <= float(values["prevalence"]) <= 1:
         raise ValueError(f"expected a prevalence from 0 to 1, found {values['prevalence']}")
     return WeightsInfo(
-        model=str(values["model"]), dropout=float(values["dropout"]), fine_stem=bool(values["fine_stem"]),
-        mean=mean, std=std, patch_size=(height, width), prevalence=float(values["prevalence"]),
-        epoch=int(values["epoch"]), val_auc=float(values["val_auc"]), synthetic=bool(values["synthetic"]),
-    )  # fmt: skip
+        model=str(values["model"]),
+        dropout=float(values["dropout"]),
+        fine_stem=bool(values["fine_stem"]),
+        mean=mean,
+        std=std,
+        patch_size=(height, width),
+        prevalence=float(values["prevalence"]),
+        epoch=int(values["epoch"]),
+        val_auc=float(values["val_auc"]),
+        synthetic=bool(values["synthetic"]),
+    )
 
 
 def load_network(path: str | Path, device: torch.device) -> tuple[nn.Module, WeightsInfo]:

@@ -51,7 +51,7 @@ def convert_command(place: Path) -> str:
 
 def convert(
     data_dir: Path, out: Path, *, white: float | None, skip: bool, threads: int, progress: bool = True
-) -> Counter[str]:  # fmt: skip
+) -> Counter[str]:
     """Write the images of ``data_dir`` as Kaggle's TIFFs, and its other files as they are, to ``out``.
 
     All is written to ``<out>.partial`` and renamed at the end: ``out`` is whole or not there.

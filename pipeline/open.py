@@ -75,9 +75,14 @@ class _Opener:
     """Opens one split by the kind of source asked for."""
 
     def __init__(
-        self, table: PatchTable, settings: InputSettings, cache_dir: Path, verify_ids: bool, progress: bool,
+        self,
+        table: PatchTable,
+        settings: InputSettings,
+        cache_dir: Path,
+        verify_ids: bool,
+        progress: bool,
         say: Callable[[str], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._table, self._settings = table, settings
         self._verify_ids, self._progress, self._say = verify_ids, progress, say
         self._cache_dir = cache_dir
@@ -250,10 +255,14 @@ class _Opener:
             return source
         return self._use(
             make_pack(
-                self._table, self._path, self._fingerprint, threads=self._settings.threads,
-                verify_ids=self._verify_ids, progress=self._progress,
+                self._table,
+                self._path,
+                self._fingerprint,
+                threads=self._settings.threads,
+                verify_ids=self._verify_ids,
+                progress=self._progress,
             )
-        )  # fmt: skip
+        )
 
     def _use(self, pack: PackFile) -> PackedSource:
         self._ids_verified = pack.header.ids_verified
@@ -262,9 +271,12 @@ class _Opener:
 
     def _scan(self) -> Layouts:
         layouts = scan_layouts(
-            self._table, threads=self._settings.threads, progress=self._progress, cache_dir=self._cache_dir,
+            self._table,
+            threads=self._settings.threads,
+            progress=self._progress,
+            cache_dir=self._cache_dir,
             say=self._say,
-        )  # fmt: skip
+        )
         layouts.require_good()
         return layouts
 

@@ -79,10 +79,17 @@ AUGMENTATIONS: Mapping[str, AugmentSettings] = {
     "light": AugmentSettings(dihedral=True),
     "standard": AugmentSettings(dihedral=True, brightness=0.1, contrast=0.15, saturation=0.15, hue_deg=8.0),
     "heavy": AugmentSettings(
-        dihedral=True, brightness=0.15, contrast=0.2, saturation=0.2, hue_deg=12.0,
-        scale=0.1, shift_px=2.0, rotate_deg=15.0, stain=0.15,
+        dihedral=True,
+        brightness=0.15,
+        contrast=0.2,
+        saturation=0.2,
+        hue_deg=12.0,
+        scale=0.1,
+        shift_px=2.0,
+        rotate_deg=15.0,
+        stain=0.15,
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)

@@ -108,9 +108,12 @@ def write_other(settings: ReportSettings) -> Path:
     from report.submission_page import submission_page
 
     page = submission_page(
-        file, data_dir=settings.data_dir, run_dirs=settings.run, cache_dir=settings.cache_dir,
+        file,
+        data_dir=settings.data_dir,
+        run_dirs=settings.run,
+        cache_dir=settings.cache_dir,
         patches=settings.patches or 0,
-    )  # fmt: skip
+    )
     return _write(page, _folder(settings), "submission")
 
 

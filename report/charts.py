@@ -60,12 +60,7 @@ def draw_roc(ax: Axes, curves: Mapping[str, tuple[np.ndarray, np.ndarray, str]])
     ax.plot([0, 1], [0, 1], ":", color=style.GUIDE, label="chance")
     for name, (labels, scores, colour) in curves.items():
         false_positive, true_positive, _ = roc_curve(labels, scores)
-        ax.plot(
-            false_positive,
-            true_positive,
-            color=colour,
-            label=f"{name} (AUC {roc_auc_score(labels, scores):.4f})",
-        )
+        ax.plot(false_positive, true_positive, color=colour, label=f"{name} (AUC {roc_auc_score(labels, scores):.4f})")
     ax.set(
         title="ROC curve",
         xlabel="false positive rate (1 - specificity)",
@@ -232,13 +227,7 @@ def draw_reliability(ax: Axes, curves: Mapping[str, tuple[Reliability, str]]) ->
 
 @style.look()
 def draw_runs(
-    ax: Axes,
-    runs: Sequence[tuple[pd.DataFrame, str, str]],
-    column: str,
-    *,
-    title: str,
-    unit: str,
-    epochs: pd.Series,
+    ax: Axes, runs: Sequence[tuple[pd.DataFrame, str, str]], column: str, *, title: str, unit: str, epochs: pd.Series
 ) -> None:
     """One column of the metrics of several runs (metrics, name, colour) over ``epochs``, those of the
     longest.

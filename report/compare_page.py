@@ -153,10 +153,7 @@ def _paired(runs: Sequence[RunFiles], names: Sequence[str], groups: Path | None,
                 Note(f"One of the two was trained on {seen:,} of these patches: do not trust the difference.")
             )
     if not rows:
-        return [
-            *blocks,
-            Note("No two runs share validation patches: their AUCs cannot be compared with each other."),
-        ]
+        return [*blocks, Note("No two runs share validation patches: their AUCs cannot be compared with each other.")]
     how = "slide" if groups is not None else "patch"
     return [
         Table(

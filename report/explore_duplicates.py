@@ -6,14 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from report.duplicates import (
-    MAX_DISTANCE,
-    MAX_PAIRS,
-    NearDuplicates,
-    contradictions,
-    exact_groups,
-    near_duplicates,
-)
+from report.duplicates import MAX_DISTANCE, MAX_PAIRS, NearDuplicates, contradictions, exact_groups, near_duplicates
 from report.page import Block, Gallery, Note, Section, Table, Text, count_of
 from report.split_data import SplitData
 
@@ -117,7 +110,7 @@ def section(found: Duplicates) -> Section:
             " in"
             f" at most {MAX_DISTANCE} bits, and their colours agree. Blank patches are left out: they all look alike."
             " A patch that is both trained on and tested on flatters the score."
-        ),
+        )
     ]
     if groups or len(near.pairs):
         blocks.append(Table("duplicates", ("what", "number"), counts))

@@ -39,10 +39,15 @@ def mistakes_page(run_dir: Path, count: int, *, data_dir: Path | None = None) ->
             captions = [f"p = {p:.4f}, label {kind.label}" for p in validation.probabilities[places]]
             blocks = [
                 Gallery(
-                    f"all_{kind.name}", list(pixels), validation.ids[places].tolist(), captions, said,
-                    values=run_network.values_of(validation, places), maps=grad_cam_in_parts(network, pixels),
+                    f"all_{kind.name}",
+                    list(pixels),
+                    validation.ids[places].tolist(),
+                    captions,
+                    said,
+                    values=run_network.values_of(validation, places),
+                    maps=grad_cam_in_parts(network, pixels),
                 )
-            ]  # fmt: skip
+            ]
         sections.append(Section(kind.title, blocks))
     return Page(
         title=f"Mistakes: {run.name}",

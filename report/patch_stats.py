@@ -74,12 +74,7 @@ class PatchStats:
 
 
 def measure_patches(
-    source: PixelSource | TiffSource,
-    labels: np.ndarray | None,
-    *,
-    threads: int,
-    name: str,
-    progress: bool = True,
+    source: PixelSource | TiffSource, labels: np.ndarray | None, *, threads: int, name: str, progress: bool = True
 ) -> PatchStats:
     """Measure every patch of ``source``.
 

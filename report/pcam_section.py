@@ -18,12 +18,7 @@ PATCHES = 32_768
 """In the published test split."""
 VIEWS = {"test.csv": 1, "test_tta2.csv": 2, "test_tta4.csv": 4, "test_tta8.csv": 8}
 """What predict.py --evaluate leaves in the run's folder, by the views that were averaged."""
-MEASURES = {
-    "accuracy": "accuracy",
-    "auc": "ROC AUC",
-    "f1": "F1",
-    "balanced_accuracy": "balanced accuracy",
-}
+MEASURES = {"accuracy": "accuracy", "auc": "ROC AUC", "f1": "F1", "balanced_accuracy": "balanced accuracy"}
 
 
 @dataclass(frozen=True)
@@ -42,12 +37,18 @@ PUBLISHED = (
     Published("P4M-DenseNet (Veeling et al., 2018)", "accuracy", 0.898, _README),
     Published("P4M-DenseNet (Veeling et al., 2018)", "auc", 0.963, _README),
     Published(
-        "TIAToolbox, wide_resnet50_2-pcam: its best", "f1", 0.901,
-        "https://github.com/TissueImageAnalytics/tiatoolbox, table in the docstring of PatchPredictor"),
+        "TIAToolbox, wide_resnet50_2-pcam: its best",
+        "f1",
+        0.901,
+        "https://github.com/TissueImageAnalytics/tiatoolbox, table in the docstring of PatchPredictor",
+    ),
     Published(
-        "Hibou-L, frozen, with a linear head; trained on a million slides", "balanced_accuracy", 0.955,
-        "https://github.com/kaiko-ai/eva, tools/data/leaderboards/pathology.csv, patch_camelyon/test"),
-)  # fmt: skip
+        "Hibou-L, frozen, with a linear head; trained on a million slides",
+        "balanced_accuracy",
+        0.955,
+        "https://github.com/kaiko-ai/eva, tools/data/leaderboards/pathology.csv, patch_camelyon/test",
+    ),
+)
 
 
 def sections(run: RunFiles, facts: dict[str, Any]) -> list[Section]:
@@ -128,10 +129,12 @@ def _published(run: RunFiles) -> list[Block]:
     rows = [(one.what, MEASURES[one.measure], one.value, one.source) for one in PUBLISHED]
     blocks: list[Block] = [
         Table(
-            "published", ("published", "score", "value", "source"), rows,
+            "published",
+            ("published", "score", "value", "source"),
+            rows,
             f"What others give for the {PATCHES:,} patches of the published test split.",
         )
-    ]  # fmt: skip
+    ]
     if run.synthetic:
         blocks.append(Text("These patches are SYNTHETIC: their scores and the published ones cannot be compared."))
     return blocks

@@ -16,14 +16,7 @@ from pipeline.settings import InputSettings
 from pipeline.sources.left_out import usable_on_resume
 from pipeline.sources.source import check_source_size
 from pipeline.sources.verify import iterate_pixels
-from report.network import (
-    Network,
-    centre_energy,
-    grad_cam_in_parts,
-    load_network,
-    masked_logits,
-    view_logits,
-)
+from report.network import Network, centre_energy, grad_cam_in_parts, load_network, masked_logits, view_logits
 from report.page import Block, Column, Gallery, Link, Note, Section, Table, Text, centre_of, count_of, share, signed
 from report.run_files import RunFiles, Validation
 from report.scores import Scorer, auc_difference
@@ -64,13 +57,7 @@ class Patches:
                 f" such as {lacking[0]}; is this the data set of that run?"
             )
         self._rows = np.array([row_of[identifier] for identifier in validation.ids.tolist()], np.int64)
-        self.source = open_source(
-            self.table,
-            InputSettings(),
-            device="cpu",
-            cache_dir=cache_dir,
-            say=lambda line: None,
-        )
+        self.source = open_source(self.table, InputSettings(), device="cpu", cache_dir=cache_dir, say=lambda line: None)
 
     def pixels(self, places: Sequence[int]) -> np.ndarray:
         """Patches [k, H, W, 3] uint8 at these places, in their order."""
@@ -123,10 +110,7 @@ def sections(
         chosen = _sample(validation, patches or (GPU_PATCHES if device.type == "cuda" else CPU_PATCHES))
         pixels, labels = found.pixels(chosen), validation.labels[chosen]
     except UserError as error:
-        return [
-            *listed,
-            Section("What the network looks at", [Note(f"The network cannot be asked: {error}")]),
-        ]
+        return [*listed, Section("What the network looks at", [Note(f"The network cannot be asked: {error}")])]
     views = view_logits(network, pixels)
     return [
         *listed,
@@ -167,15 +151,10 @@ def _mistakes(validation: Validation, found: Patches) -> list[Block]:
         if len(places):
             captions = [f"p = {validation.probabilities[place]:.3f}, label {kind.label}" for place in places]
             ids, values = validation.ids[places].tolist(), values_of(validation, places)
-            blocks.append(
-                Gallery(kind.name, list(found.pixels(places)), ids, captions, kind.caption, values=values)
-            )  # fmt: skip
+            blocks.append(Gallery(kind.name, list(found.pixels(places)), ids, captions, kind.caption, values=values))
         else:
             blocks.append(Note(f"No patch labelled {kind.label} is on the wrong side of 0.5."))
-    return [
-        *blocks,
-        Text("Look at them: some of the most confident mistakes of a good network are errors of labels."),
-    ]
+    return [*blocks, Text("Look at them: some of the most confident mistakes of a good network are errors of labels.")]
 
 
 def _table_of_mistakes(validation: Validation) -> list[Block]:

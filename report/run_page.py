@@ -48,10 +48,7 @@ def run_page(
     facts: dict[str, Any] = {"run": run.name}
     validation = run.validation
     slides, slide_notes = _slides_of(run, groups)
-    sections = [
-        Section("What was trained", _trained(run, facts)),
-        Section("Course of training", _course(run, facts)),
-    ]
+    sections = [Section("What was trained", _trained(run, facts)), Section("Course of training", _course(run, facts))]
     calibrated: CalibrationResult | str = "There is no validation.csv: nothing to calibrate."
     if validation is None:
         sections.append(Section("Performance", [Note("There are no predictions on validation patches to score.")]))
@@ -129,11 +126,7 @@ def write_run_report(run_dir: Path, *, out: Path | None = None, mistakes: int = 
 
 
 def _subtitle(run: RunFiles) -> str:
-    parts = [
-        str(run.settings.get("model", "")),
-        run.device,
-        _moment(str(run.environment.get("started", ""))),
-    ]
+    parts = [str(run.settings.get("model", "")), run.device, _moment(str(run.environment.get("started", "")))]
     return " · ".join(part for part in parts if part)
 
 

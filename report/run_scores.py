@@ -81,21 +81,23 @@ def decisions(validation: Validation, facts: dict[str, Any]) -> list[Block]:
     found = thresholds(validation.labels, validation.probabilities)
     facts["decisions"] = {d.name: {"threshold": d.threshold, "matrix": d.matrix} for d in found}
     facts["chosen"] = chosen = _measured(found[min(1, len(found) - 1)])
-    pictures = [
-        Picture(
-            _NAMES[decision.name],
-            confusion_figure(decision),
+    pictures = [Picture(_NAMES[decision.name], confusion_figure(decision)) for decision in found]
+    caption = (
+        "Confusion matrix at 0.5."
+        if len(found) == 1
+        else (
+            "Confusion matrices: at 0.5, at Youden's threshold (where sensitivity plus specificity is highest) and"
+            " where 95 % of the positive patches are found. Each percentage is of the true class: a row adds up to"
+            " 100 %."
         )
-        for decision in found
-    ]
-    caption = "Confusion matrix at 0.5." if len(found) == 1 else (
-        "Confusion matrices: at 0.5, at Youden's threshold (where sensitivity plus specificity is highest) and where 95"
-        " % of the positive patches are found. Each percentage is of the true class: a row adds up to 100 %."
-    )  # fmt: skip
+    )
     header = (
-        "threshold", "p", *(Column(name, share) for name in ("sensitivity", "specificity", "PPV", "NPV")),
-        Column("F1", lambda value: number(value, 3)), Column("accuracy", share),
-    )  # fmt: skip
+        "threshold",
+        "p",
+        *(Column(name, share) for name in ("sensitivity", "specificity", "PPV", "NPV")),
+        Column("F1", lambda value: number(value, 3)),
+        Column("accuracy", share),
+    )
     rows = [(d.name, d.threshold, d.sensitivity, d.specificity, d.ppv, d.npv, d.f1, d.accuracy) for d in found]
     prevalence = validation.labels.mean()
     blocks: list[Block] = [

@@ -89,11 +89,7 @@ def look() -> AbstractContextManager:
 
 @look()
 def new_figure(
-    columns: int = 1,
-    rows: int = 1,
-    *,
-    panel: tuple[float, float] = (PANEL_WIDTH, PANEL_HEIGHT),
-    **subplots: Any,
+    columns: int = 1, rows: int = 1, *, panel: tuple[float, float] = (PANEL_WIDTH, PANEL_HEIGHT), **subplots: Any
 ) -> tuple[Figure, list[Axes]]:
     """A figure with ``rows`` x ``columns`` panels of ``panel`` inches, and its axes row by row. No global
     state.

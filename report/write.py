@@ -188,9 +188,11 @@ def _gallery(block: Gallery) -> dict[str, Any]:
     height, width = block.patches_u8[0].shape[:2] if len(block.patches_u8) else (1, 1)
     rows, columns = centre_of(height, width)
     square = {
-        "top": 100 * rows.start / height, "left": 100 * columns.start / width,
-        "height": 100 * (rows.stop - rows.start) / height, "width": 100 * (columns.stop - columns.start) / width,
-    }  # fmt: skip
+        "top": 100 * rows.start / height,
+        "left": 100 * columns.start / width,
+        "height": 100 * (rows.stop - rows.start) / height,
+        "width": 100 * (columns.stop - columns.start) / width,
+    }
     return {
         "kind": "gallery",
         "items": items,

@@ -58,17 +58,24 @@ _BY_NUMBER = {
 # GPU comes first: its texts hold the words of the others.
 _BY_WORDS = {
     Resource.GPU_MEMORY: (
-        "cuda out of memory", "cuda error: out of memory", "cudaerrormemoryallocation", "cuda allocation failed",
-        "cudnn_status_alloc_failed", "cublas_status_alloc_failed",
+        "cuda out of memory",
+        "cuda error: out of memory",
+        "cudaerrormemoryallocation",
+        "cuda allocation failed",
+        "cudnn_status_alloc_failed",
+        "cublas_status_alloc_failed",
     ),
     Resource.DISK: ("no space left on device", "disk quota exceeded", "file too large"),
     Resource.FILES: ("too many open files",),
     Resource.THREADS: ("can't start new thread", "resource temporarily unavailable"),
     Resource.MEMORY: (
-        "cannot allocate memory", "can't allocate memory", "bad_alloc", "failed to map segment",
+        "cannot allocate memory",
+        "can't allocate memory",
+        "bad_alloc",
+        "failed to map segment",
         "could not create a primitive",
     ),
-}  # fmt: skip
+}
 
 
 def exhausted(error: BaseException) -> Resource | None:

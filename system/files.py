@@ -192,8 +192,15 @@ def sync_folder(folder: Path) -> None:
 
 # What network drives, shared folders and FUSE say of a step that they do not know, or do not allow.
 _CANNOT = {
-    errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EACCES, errno.ENOTTY, errno.EBADF,
-}  # fmt: skip
+    errno.EINVAL,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EPERM,
+    errno.EACCES,
+    errno.ENOTTY,
+    errno.EBADF,
+}
 
 
 def _force(descriptor: int, path: Path) -> None:

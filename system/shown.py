@@ -47,9 +47,8 @@ class _Hidden(Bar):
 
 @contextmanager
 def progress(
-    title: str, total: int, unit: str, *, done: int = 0, shown: bool = True,
-    more: Callable[[float], str] | None = None,
-) -> Iterator["Bar | tqdm"]:  # fmt: skip
+    title: str, total: int, unit: str, *, done: int = 0, shown: bool = True, more: Callable[[float], str] | None = None
+) -> Iterator["Bar | tqdm"]:
     """Show how far the block is: tell what this gives by ``update(count)``.
 
     Args:

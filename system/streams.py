@@ -22,11 +22,34 @@ if TYPE_CHECKING:
 _GONE = {errno.EPIPE, errno.EIO, errno.EBADF, errno.ECONNRESET, errno.ESHUTDOWN, errno.ENXIO, errno.ENODEV}
 _NAMES = {1: "standard output", 2: "standard error"}
 # Spelled out where an encoding lacks them: tyro's frames, our punctuation.
-_SPELLED = str.maketrans({
-    "…": "...", "–": "-", "—": "-", "−": "-", "×": "x", "·": ".", "→": "->", "≥": ">=", "≤": "<=", "≠": "!=",
-    "±": "+/-", "µ": "u", "‘": "'", "’": "'", "“": '"', "”": '"', "•": "*", "─": "-", "│": "|", "━": "-", "┃": "|",
-    **dict.fromkeys("┌┐└┘╭╮╰╯├┤┬┴┼", "+"), "█": "#", **dict.fromkeys("▏▎▍▌▋▊▉", "|"),
-})  # fmt: skip
+_SPELLED = str.maketrans(
+    {
+        "…": "...",
+        "–": "-",
+        "—": "-",
+        "−": "-",
+        "×": "x",
+        "·": ".",
+        "→": "->",
+        "≥": ">=",
+        "≤": "<=",
+        "≠": "!=",
+        "±": "+/-",
+        "µ": "u",
+        "‘": "'",
+        "’": "'",
+        "“": '"',
+        "”": '"',
+        "•": "*",
+        "─": "-",
+        "│": "|",
+        "━": "-",
+        "┃": "|",
+        **dict.fromkeys("┌┐└┘╭╮╰╯├┤┬┴┼", "+"),
+        "█": "#",
+        **dict.fromkeys("▏▎▍▌▋▊▉", "|"),
+    }
+)
 _PLAIN, _AS_BYTES = "spelled", "spelled_or_bytes"
 
 
@@ -106,8 +129,11 @@ def _steady(stream: TextIO | None, descriptor: int, closed: set[int]) -> TextIO:
         _kept.append(stream)  # collected, it would close the descriptor
     return io.TextIOWrapper(
         raw if at_once else io.BufferedWriter(raw),
-        encoding=encoding, errors=errors, line_buffering=lines, write_through=at_once,
-    )  # fmt: skip
+        encoding=encoding,
+        errors=errors,
+        line_buffering=lines,
+        write_through=at_once,
+    )
 
 
 def flush() -> None:

@@ -46,7 +46,7 @@ def build_model(settings: ModelSettings, seed: int, world: World = ALONE) -> nn.
 
 def build_step(
     config: TrainConfig, patches: TrainPatches, *, device: torch.device, precision: Precision, world: World
-) -> TrainStep:  # fmt: skip
+) -> TrainStep:
     """The training step of a fresh network."""
     steps_per_epoch = len(patches.split.train) // config.optim.batch_size  # the last, smaller batch is left out
     model = build_model(config.model, config.run.seed, world)
@@ -56,9 +56,13 @@ def build_step(
         except ValueError as error:
             raise UserError(f"--pad-channels {config.optim.pad_channels}: {error}; leave it out") from error
     return TrainStep(
-        model, config.optim, device=device, precision=precision,
-        total_steps=config.optim.epochs * steps_per_epoch, world=world,
-    )  # fmt: skip
+        model,
+        config.optim,
+        device=device,
+        precision=precision,
+        total_steps=config.optim.epochs * steps_per_epoch,
+        world=world,
+    )
 
 
 def require_fit(config: TrainConfig, step: TrainStep, patch_size: tuple[int, int]) -> None:
@@ -79,17 +83,32 @@ def build_trainer(
 
     def info(epoch: int, val_auc: float) -> WeightsInfo:
         return WeightsInfo(
-            model=config.model.name, dropout=config.model.dropout, fine_stem=config.model.fine_stem,
-            mean=inputs.normalisation.mean, std=inputs.normalisation.std, patch_size=inputs.patch_size,
-            prevalence=inputs.patches.prevalence, epoch=epoch, val_auc=val_auc, synthetic=table.synthetic,
-        )  # fmt: skip
+            model=config.model.name,
+            dropout=config.model.dropout,
+            fine_stem=config.model.fine_stem,
+            mean=inputs.normalisation.mean,
+            std=inputs.normalisation.std,
+            patch_size=inputs.patch_size,
+            prevalence=inputs.patches.prevalence,
+            epoch=epoch,
+            val_auc=val_auc,
+            synthetic=table.synthetic,
+        )
 
     return Trainer(
-        step, inputs.train, inputs.validation, Patches(table.ids, table.known_labels), folder, info=info,
+        step,
+        inputs.train,
+        inputs.validation,
+        Patches(table.ids, table.known_labels),
+        folder,
+        info=info,
         belongs_to={"config_hash": config_hash(config), "data_fingerprint": inputs.patches.fingerprint},
-        seed=config.run.seed, epochs=config.optim.epochs, checkpoint_every=config.run.checkpoint_every, world=world,
+        seed=config.run.seed,
+        epochs=config.optim.epochs,
+        checkpoint_every=config.run.checkpoint_every,
+        world=world,
         stop=stop,
-    )  # fmt: skip
+    )
 
 
 def describe_run(config: TrainConfig, inputs: TrainInputs) -> dict[str, Any]:

@@ -257,12 +257,7 @@ def check(config: TrainConfig) -> TrainConfig:
         ("--muon-lr", optim.muon_lr, 0 < optim.muon_lr < float("inf"), "a positive number"),
         ("--warmup", optim.warmup, 0 <= optim.warmup <= 1, "a share between 0 and 1"),
         ("--weight-decay", optim.weight_decay, 0 <= optim.weight_decay < float("inf"), "at least 0"),
-        (
-            "--label-smoothing",
-            optim.label_smoothing,
-            0 <= optim.label_smoothing < 1,
-            "at least 0 and below 1",
-        ),
+        ("--label-smoothing", optim.label_smoothing, 0 <= optim.label_smoothing < 1, "at least 0 and below 1"),
         ("--layer-decay", optim.layer_decay, 0 < optim.layer_decay <= 1, "above 0 and at most 1"),
         ("--freeze-epochs", optim.freeze_epochs, 0 <= optim.freeze_epochs <= optim.epochs, "0 up to --epochs"),
         ("--grad-clip", optim.grad_clip, optim.grad_clip >= 0, "at least 0"),

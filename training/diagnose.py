@@ -46,7 +46,7 @@ def bound_by(loader_s: float, model_s: float, parts: Mapping[str, float], idle_c
 
 def diagnose(
     history: Sequence[EpochMetrics], loader: InputPath, contention: Contention | None = None, doctor: str = _DOCTOR
-) -> str:  # fmt: skip
+) -> str:
     """One line on what the training steps waited for, from the run's own figures; what would help, nobody has measured.
 
     The first epoch is left out where there are more: it warms caches up and may compile.

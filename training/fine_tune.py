@@ -53,9 +53,13 @@ def depths(model: nn.Module) -> dict[nn.Parameter, int]:
 
 
 def rate_groups(
-    parameters: Iterable[nn.Parameter], depth_of: Mapping[nn.Parameter, int], *, lr: float, layer_decay: float,
+    parameters: Iterable[nn.Parameter],
+    depth_of: Mapping[nn.Parameter, int],
+    *,
+    lr: float,
+    layer_decay: float,
     weight_decay: float,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """``parameters`` in groups for an optimiser, the head's first; the rate at a depth: lr * layer_decay ** depth."""
     by_depth: dict[int, list[nn.Parameter]] = defaultdict(list)
     for parameter in parameters:

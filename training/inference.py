@@ -18,7 +18,7 @@ BATCH_SIZES = {"cpu": 64, "cuda": 1024}
 @torch.inference_mode()
 def batch_logits(
     model: nn.Module, x: torch.Tensor, *, precision: Precision, views: int = 1, batched: bool | None = None
-) -> torch.Tensor:  # fmt: skip
+) -> torch.Tensor:
     """Mean logit [B] float32 over the first ``views`` dihedral views of x [B, 3, H, W].
 
     ``batched`` runs all views of square patches as one batch: on a GPU by default, which wants large ones; a CPU
@@ -30,9 +30,13 @@ def batch_logits(
 
 
 def predict_logits(
-    models: Iterable[nn.Module], batches: Iterable, *, precision: Precision, views: int = 1,
+    models: Iterable[nn.Module],
+    batches: Iterable,
+    *,
+    precision: Precision,
+    views: int = 1,
     after_batch: Callable[[int], None] = lambda n: None,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray]:
     """Logits of all batches. Each patch is decoded once, whatever the number of networks and views.
 
     Args:

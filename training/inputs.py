@@ -42,7 +42,7 @@ class TrainInputs:
 @contextmanager
 def opening(
     config: TrainConfig, patches: TrainPatches, settings: InputSettings, device: torch.device, world: World = ALONE
-) -> Iterator[Callable[[], AnySource]]:  # fmt: skip
+) -> Iterator[Callable[[], AnySource]]:
     """Open the files of ``patches`` in a thread of their own while the block goes on.
 
     Where several processes wait for one another they are opened when they are asked for.
@@ -61,9 +61,14 @@ def opening(
     def opened() -> AnySource:
         with world.main_first():
             return open_source(
-                patches.table, settings, device=device, cache_dir=config.data.cache_dir, say=world.say,
-                progress=world.is_main, verify_ids=config.data.verify_ids and world.is_main,
-            )  # fmt: skip
+                patches.table,
+                settings,
+                device=device,
+                cache_dir=config.data.cache_dir,
+                say=world.say,
+                progress=world.is_main,
+                verify_ids=config.data.verify_ids and world.is_main,
+            )
 
     if world.size > 1:
         yield opened
@@ -79,9 +84,13 @@ def opening(
 
 @contextmanager
 def train_inputs(
-    config: TrainConfig, patches: TrainPatches, source: AnySource, settings: InputSettings, device: torch.device,
+    config: TrainConfig,
+    patches: TrainPatches,
+    source: AnySource,
+    settings: InputSettings,
+    device: torch.device,
     world: World = ALONE,
-) -> Iterator[TrainInputs]:  # fmt: skip
+) -> Iterator[TrainInputs]:
     """The loaders over ``source``, of the pixels of ``patches``; they are closed with the block.
 
     Raises:
@@ -90,18 +99,27 @@ def train_inputs(
     data, split = config.data, patches.split
     check_size(source.height, source.width, data.augment)
     common: dict[str, Any] = {
-        "batch_size": config.optim.batch_size, "device": device, "normalisation": KAGGLE_NORMALISATION,
-        "settings": settings, "seed": config.run.seed, "channels": config.optim.pad_channels,
-    }  # fmt: skip
+        "batch_size": config.optim.batch_size,
+        "device": device,
+        "normalisation": KAGGLE_NORMALISATION,
+        "settings": settings,
+        "seed": config.run.seed,
+        "channels": config.optim.pad_channels,
+    }
     labels = patches.table.labels
     train = Loader(
-        source, split.train, labels, augment=AUGMENTATIONS[data.augment], rank=world.rank, world_size=world.size,
+        source,
+        split.train,
+        labels,
+        augment=AUGMENTATIONS[data.augment],
+        rank=world.rank,
+        world_size=world.size,
         **common,
-    )  # fmt: skip
+    )
     own_share = np.array_split(split.validation, world.size)[world.rank]
     validation = Loader(
         source, own_share, labels, augment=AUGMENTATIONS["none"], shuffle=False, drop_last=False, **common
-    )  # fmt: skip
+    )
     try:
         yield TrainInputs(patches, KAGGLE_NORMALISATION, (source.height, source.width), train, validation)
     finally:

@@ -71,17 +71,22 @@ class Trainer:
     """
 
     def __init__(
-        self, step: TrainStep, train: BatchLoader, validation: BatchLoader, patches: Patches, folder: RunFolder, *,
-        info: Callable[[int, float], WeightsInfo], belongs_to: dict[str, str], seed: int, epochs: int,
-        checkpoint_every: int, world: World, stop: StopRequest,
-    ) -> None:  # fmt: skip
-        self.step, self.train, self.validation, self.patches, self.folder = (
-            step,
-            train,
-            validation,
-            patches,
-            folder,
-        )
+        self,
+        step: TrainStep,
+        train: BatchLoader,
+        validation: BatchLoader,
+        patches: Patches,
+        folder: RunFolder,
+        *,
+        info: Callable[[int, float], WeightsInfo],
+        belongs_to: dict[str, str],
+        seed: int,
+        epochs: int,
+        checkpoint_every: int,
+        world: World,
+        stop: StopRequest,
+    ) -> None:
+        self.step, self.train, self.validation, self.patches, self.folder = (step, train, validation, patches, folder)
         self.info, self.belongs_to, self.seed = info, belongs_to, seed
         self.epochs, self.checkpoint_every, self.world, self.stop = epochs, checkpoint_every, world, stop
         self.progress = Progress()
@@ -92,9 +97,7 @@ class Trainer:
         # Sums over the current epoch stay on the device: [loss, correct, patches] of this process.
         self.sums = torch.zeros(3, dtype=torch.float64, device=step.device)
         self.monitor = LossMonitor(
-            step.device,
-            skips_allowed=step.precision.needs_scaler,
-            name_rows=lambda rows: patches.ids[rows].tolist(),
+            step.device, skips_allowed=step.precision.needs_scaler, name_rows=lambda rows: patches.ids[rows].tolist()
         )
 
     # -- state -------------------------------------------------------------------------------------------------
@@ -162,11 +165,17 @@ class Trainer:
             self.monitor.clear()
             scores, rows, logits = self._validate()
             metrics = EpochMetrics(
-                epoch=progress.epoch + 1, train_loss=float(loss / n), train_accuracy=float(correct / n),
-                val_loss=scores.loss, val_accuracy=scores.accuracy, val_auc=scores.auc, lr=progress.lr,
-                images_per_s=progress.images / progress.train_s, data_wait=progress.wait_s / progress.train_s,
+                epoch=progress.epoch + 1,
+                train_loss=float(loss / n),
+                train_accuracy=float(correct / n),
+                val_loss=scores.loss,
+                val_accuracy=scores.accuracy,
+                val_auc=scores.auc,
+                lr=progress.lr,
+                images_per_s=progress.images / progress.train_s,
+                data_wait=progress.wait_s / progress.train_s,
                 seconds=before_s + time.perf_counter() - start,
-            )  # fmt: skip
+            )
             self._finish_epoch(metrics, rows, logits)
         return progress
 
@@ -254,8 +263,9 @@ class Trainer:
                 ids, labels = self.patches.ids[rows].tolist(), self.patches.labels[rows].tolist()
                 probabilities = [f"{p:.8f}" for p in sigmoid(logits)]
                 save_weights(self.folder.best, self.step.averaged, self.info(metrics.epoch, metrics.val_auc))
-                write_csv(self.folder.validation, ("id", "label", "probability"),
-                          zip(ids, labels, probabilities, strict=True))  # fmt: skip
+                write_csv(
+                    self.folder.validation, ("id", "label", "probability"), zip(ids, labels, probabilities, strict=True)
+                )
             write_metrics(self.folder.metrics, progress.history)
             self.after_epoch(progress.history)
         self.save()
@@ -279,5 +289,5 @@ class Trainer:
 
     def _progress(
         self, name: str, total: int, done: int = 0, more: Callable[[float], str] | None = None
-    ) -> AbstractContextManager[Bar]:  # fmt: skip
+    ) -> AbstractContextManager[Bar]:
         return progress_of(name, total, "batches", done=done, shown=self.world.is_main, more=more)

@@ -31,9 +31,7 @@ def require_run(run: Path) -> None:
         raise UserError(f"--run {run}: expected the folder of a run, found {found}{hint}")
 
 
-def load_networks(
-    runs: Sequence[Path], device: "torch.device"
-) -> "tuple[list[nn.Module], list[WeightsInfo]]":  # fmt: skip
+def load_networks(runs: Sequence[Path], device: "torch.device") -> "tuple[list[nn.Module], list[WeightsInfo]]":
     """The best networks of ``runs``, ready to predict on ``device``, and what they say of themselves.
 
     Raises:

@@ -142,12 +142,7 @@ def run_split(table: PatchTable, data: DataSettings, seed: int, folder: RunFolde
         return published_split(table.validation, table.slides)
     groups = read_groups(data.groups, table.ids, data.groups_missing) if data.groups else table.slides
     return make_split(
-        table.known_labels,
-        val_fraction=data.val_fraction,
-        seed=seed,
-        groups=groups,
-        folds=data.folds,
-        fold=data.fold,
+        table.known_labels, val_fraction=data.val_fraction, seed=seed, groups=groups, folds=data.folds, fold=data.fold
     )
 
 

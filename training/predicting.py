@@ -34,9 +34,16 @@ def warn_of_synthetic(runs: Sequence[Path], ensemble: Ensemble, table: PatchTabl
 
 
 def probabilities_of(
-    ensemble: Ensemble, source: AnySource, rows: np.ndarray, *, settings: InputSettings, device: torch.device,
-    batch_size: int, precision: Precision, views: int,
-) -> np.ndarray:  # fmt: skip
+    ensemble: Ensemble,
+    source: AnySource,
+    rows: np.ndarray,
+    *,
+    settings: InputSettings,
+    device: torch.device,
+    batch_size: int,
+    precision: Precision,
+    views: int,
+) -> np.ndarray:
     """Mean probability [K] float64 of the source's ``rows`` [K], ascending; says how fast it went.
 
     Args:
@@ -55,15 +62,22 @@ def probabilities_of(
     first = ensemble.infos[0]
     check_source_size(source, first.patch_size)
     loader = Loader(
-        source, rows, None, batch_size=batch_size or BATCH_SIZES[device.type],
-        device=device, augment=AUGMENTATIONS["none"], normalisation=Normalisation(first.mean, first.std),
-        settings=settings, shuffle=False, drop_last=False,
-    )  # fmt: skip
+        source,
+        rows,
+        None,
+        batch_size=batch_size or BATCH_SIZES[device.type],
+        device=device,
+        augment=AUGMENTATIONS["none"],
+        normalisation=Normalisation(first.mean, first.std),
+        settings=settings,
+        shuffle=False,
+        drop_last=False,
+    )
     start = time.perf_counter()
     with shown.progress("predicting", len(rows), "patches") as bar:
         found, logits = predict_logits(
             ensemble.networks, loader, precision=precision, views=views, after_batch=bar.update
-        )  # fmt: skip
+        )
     seconds = time.perf_counter() - start
     loader.close()
     probabilities = np.empty(len(rows))
@@ -77,8 +91,8 @@ def probabilities_of(
 
 
 def write_predictions(
-    table: PatchTable, order: Sequence[str] | None, probabilities: np.ndarray, prior: float, *, out: Path, made: Made,
-) -> None:  # fmt: skip
+    table: PatchTable, order: Sequence[str] | None, probabilities: np.ndarray, prior: float, *, out: Path, made: Made
+) -> None:
     """Write the submission and, beside it, how it was made and which patches were left out; says where.
 
     Args:

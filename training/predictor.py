@@ -22,9 +22,13 @@ class Predictor:
     """
 
     def __init__(
-        self, *runs: str | Path, tta: int = 1, calibrated: bool = False,
-        device: Literal["auto", "cuda", "cpu"] = "auto", precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
-    ) -> None:  # fmt: skip
+        self,
+        *runs: str | Path,
+        tta: int = 1,
+        calibrated: bool = False,
+        device: Literal["auto", "cuda", "cpu"] = "auto",
+        precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto",
+    ) -> None:
         """Load the networks.
 
         Args:

@@ -241,10 +241,7 @@ def newest_run(runs_dir: Path) -> Path | None:
     the time of config.json tells.
     """
     found = [path.parent for path in runs_dir.glob("*/config.json")]
-    return max(
-        found,
-        key=lambda path: (number_of(path), (path / CONFIG).stat().st_mtime_ns, path.name), default=None,
-    )  # fmt: skip
+    return max(found, key=lambda path: (number_of(path), (path / CONFIG).stat().st_mtime_ns, path.name), default=None)
 
 
 def number_of(run: Path) -> int:

@@ -102,9 +102,7 @@ def learned(config: TrainConfig, patches: TrainPatches, folder: RunFolder, world
         yield Learned(progress, step, inputs, test, contention)
 
 
-def compile_ahead(
-    config: TrainConfig, patches: TrainPatches, step: TrainStep, world: World
-) -> tuple[int, int] | None:  # fmt: skip
+def compile_ahead(config: TrainConfig, patches: TrainPatches, step: TrainStep, world: World) -> tuple[int, int] | None:
     """Compile for patches of the first file's (height, width), pixels, while the others are opened; says for which.
 
     None where nothing is compiled yet: the first file does not tell, or several processes wait for one another.

@@ -106,16 +106,19 @@ def make_optimizers(model: nn.Module, settings: OptimSettings) -> list[torch.opt
         parameters = [p for p in parameters if id(p) not in taken]
         if hidden:
             groups = rate_groups(
-                hidden, depth_of, lr=settings.muon_lr, layer_decay=settings.layer_decay,
+                hidden,
+                depth_of,
+                lr=settings.muon_lr,
+                layer_decay=settings.layer_decay,
                 weight_decay=settings.weight_decay,
-            )  # fmt: skip
+            )
             optimizers.append(Muon(groups, lr=settings.muon_lr, weight_decay=settings.weight_decay))
     matrices, vectors = [p for p in parameters if p.ndim >= 2], [p for p in parameters if p.ndim < 2]
     groups = []
     for some, weight_decay in ((matrices, settings.weight_decay), (vectors, 0.0)):
         groups += rate_groups(
             some, depth_of, lr=settings.lr, layer_decay=settings.layer_decay, weight_decay=weight_decay
-        )  # fmt: skip
+        )
     if settings.optimizer == "sgd":
         optimizers.append(torch.optim.SGD(groups, lr=settings.lr, momentum=0.9, nesterov=True, fused=True))
     else:
@@ -123,9 +126,7 @@ def make_optimizers(model: nn.Module, settings: OptimSettings) -> list[torch.opt
     return optimizers
 
 
-def one_cycle(
-    optimizer: torch.optim.Optimizer, warmup: float, total_steps: int, frozen_steps: int = 0
-) -> OneCycleLR:  # fmt: skip
+def one_cycle(optimizer: torch.optim.Optimizer, warmup: float, total_steps: int, frozen_steps: int = 0) -> OneCycleLR:
     """The learning rate rises over the share ``warmup`` of ``total_steps`` and falls over the rest.
 
     Each group's own rate is its highest; of those before the head it is 0 for ``frozen_steps`` steps.
@@ -138,9 +139,13 @@ def one_cycle(
         # The first step alone is warm-up, a phase of length 0: a little longer, and the same steps are in it.
         warmup = (1 + 2**-20) / total_steps
     return FrozenStart(
-        optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=total_steps, pct_start=warmup,
-        cycle_momentum=False, frozen_steps=frozen_steps,
-    )  # fmt: skip
+        optimizer,
+        [group["lr"] for group in optimizer.param_groups],
+        total_steps=total_steps,
+        pct_start=warmup,
+        cycle_momentum=False,
+        frozen_steps=frozen_steps,
+    )
 
 
 def smoothed(labels: torch.Tensor, smoothing: float) -> torch.Tensor:
@@ -184,9 +189,16 @@ class TrainStep:
     """
 
     def __init__(
-        self, model: nn.Module, settings: OptimSettings, *, total_steps: int, device: torch.device,
-        precision: Precision, world: World = ALONE, memory_format: torch.memory_format = torch.channels_last,
-    ) -> None:  # fmt: skip
+        self,
+        model: nn.Module,
+        settings: OptimSettings,
+        *,
+        total_steps: int,
+        device: torch.device,
+        precision: Precision,
+        world: World = ALONE,
+        memory_format: torch.memory_format = torch.channels_last,
+    ) -> None:
         if settings.step_graph and (precision.needs_scaler or world.size > 1):
             why = "fp16, whose gradient scaler decides on the host" if precision.needs_scaler else "several processes"
             raise UserError(f"--step-graph: expected bf16 or fp32 on one GPU, found {why}; leave --step-graph out")

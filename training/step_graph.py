@@ -28,9 +28,13 @@ class StepGraph:
     """
 
     def __init__(
-        self, work: Callable[[torch.Tensor, torch.Tensor, list[torch.Tensor]], Tensors], x: torch.Tensor,
-        y: torch.Tensor, count: int, state: Callable[[], Iterable[torch.Tensor]],
-    ) -> None:  # fmt: skip
+        self,
+        work: Callable[[torch.Tensor, torch.Tensor, list[torch.Tensor]], Tensors],
+        x: torch.Tensor,
+        y: torch.Tensor,
+        count: int,
+        state: Callable[[], Iterable[torch.Tensor]],
+    ) -> None:
         # As densely and in the same order as x: channels-last stays so.
         self._x, self._y = torch.empty_like(x), torch.empty_like(y)
         self._values = list(torch.zeros(count, device=x.device).unbind())

@@ -50,9 +50,7 @@ class SubmissionPatches:
         """
         first: Layout | Layouts
         if isinstance(self.table.store, FolderStore):
-            first = scan_layouts(
-                self.table, threads=self.settings.threads, progress=True, cache_dir=self._cache_dir
-            )  # fmt: skip
+            first = scan_layouts(self.table, threads=self.settings.threads, progress=True, cache_dir=self._cache_dir)
             first.require_good()
         else:
             try:
@@ -92,7 +90,7 @@ class SubmissionPatches:
 
 def write_submission_of(
     config: TrainConfig, folder: RunFolder, patches: TrainPatches, test: SubmissionPatches, precision: Precision
-) -> None:  # fmt: skip
+) -> None:
     """Predict the test patches by the best epoch's weights and write the submission; says where it is.
 
     Through the functions of predict.py and from best.safetensors, so that the file is the same, byte for byte.
@@ -106,13 +104,19 @@ def write_submission_of(
         ensemble = load_ensemble([folder.path], test.device, calibrated=settings.calibrated)
         warn_of_synthetic([folder.path], ensemble, test.table)
         probabilities = probabilities_of(
-            ensemble, test.source(), np.arange(len(test.table)), settings=test.settings, device=test.device,
-            batch_size=0, precision=precision, views=settings.tta,
-        )  # fmt: skip
+            ensemble,
+            test.source(),
+            np.arange(len(test.table)),
+            settings=test.settings,
+            device=test.device,
+            batch_size=0,
+            precision=precision,
+            views=settings.tta,
+        )
         made = Made((str(folder.path),), settings.tta, settings.calibrated, settings.threshold)
         write_predictions(
             test.table, patches.sample_ids, probabilities, ensemble.prevalence, out=settings.submission, made=made
-        )  # fmt: skip
+        )
     except UserError as error:
         later = ("--run", folder.path, "--data-dir", patches.root, "--out", settings.submission)
         raise UserError(f"{error}\nthe run is complete; predict later: " + command("predict.py", *later)) from error

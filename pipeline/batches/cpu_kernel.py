@@ -131,6 +131,10 @@ def one_pass(coloured: bool) -> Any:
         kernel(out, patch, view, parameters)
 
     return NumbaFunction(
-        run_fn=run, setup_fn=_keep_shape, out_types=[types.FLOAT], outs_ndim=[3],
-        in_types=[types.UINT8, types.INT32, types.FLOAT], ins_ndim=[3, 1, 2],
-    )  # fmt: skip
+        run_fn=run,
+        setup_fn=_keep_shape,
+        out_types=[types.FLOAT],
+        outs_ndim=[3],
+        in_types=[types.UINT8, types.INT32, types.FLOAT],
+        ins_ndim=[3, 1, 2],
+    )

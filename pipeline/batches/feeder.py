@@ -33,9 +33,16 @@ class Feeder:
     """
 
     def __init__(
-        self, source: PixelSource | TiffSource | ResidentSource, *, batch_size: int, threads: int, prefetch: int,
-        chunk: int, device: torch.device, gathers: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        source: PixelSource | TiffSource | ResidentSource,
+        *,
+        batch_size: int,
+        threads: int,
+        prefetch: int,
+        chunk: int,
+        device: torch.device,
+        gathers: bool = False,
+    ) -> None:
         """``gathers``: whoever takes the batches finds patches in the device's memory itself, by their rows."""
         self._source, self._prefetch, self._chunk = source, prefetch, chunk
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="feeder")

@@ -123,19 +123,31 @@ class Loader:
         self.engine, _ = choose_engine(settings.engine, device)
         self._channels = channels
         if channels != CHANNELS and self.engine != "triton":
-            raise UserError(f"{channels} channels a batch: expected the engine triton, on a GPU, found {self.engine}; "
-                            "leave --pad-channels out")  # fmt: skip
+            raise UserError(
+                f"{channels} channels a batch: expected the engine triton, on a GPU, found {self.engine}; "
+                "leave --pad-channels out"
+            )
         self._feeder = Feeder(
-            source, batch_size=local_batch, threads=settings.threads, prefetch=settings.prefetch,
-            chunk=settings.read_chunk, device=device, gathers=self.engine == "triton",
-        )  # fmt: skip
+            source,
+            batch_size=local_batch,
+            threads=settings.threads,
+            prefetch=settings.prefetch,
+            chunk=settings.read_chunk,
+            device=device,
+            gathers=self.engine == "triton",
+        )
         self._plans = PlanAhead(
             partial(
-                draw_plan, len(rows), seed=seed, augment=augment, norm=normalisation,
-                size=(source.height, source.width), shuffle=shuffle,
+                draw_plan,
+                len(rows),
+                seed=seed,
+                augment=augment,
+                norm=normalisation,
+                size=(source.height, source.width),
+                shuffle=shuffle,
             ),
             ahead=shuffle,
-        )  # fmt: skip
+        )
         self._pipeline: Engine | None = None
         self._plan: EpochPlan | None = None
         self._jobs: list[Job] = []
@@ -231,9 +243,15 @@ class Loader:
                     raise
 
         return TritonEngine(
-            form, self.device, self.rows, self._labels, self._fields, self.normalisation, self.source.patches_u8,
+            form,
+            self.device,
+            self.rows,
+            self._labels,
+            self._fields,
+            self.normalisation,
+            self.source.patches_u8,
             next_patches,
-        )  # fmt: skip
+        )
 
     def _begin(self) -> None:
         if self._pipeline is None:
@@ -287,8 +305,9 @@ class Loader:
             # After an error DALI's pipeline is not to be trusted: the next iteration builds a new one.
             self._pipeline = None
             if isinstance(error, RuntimeError) and exhausted(error) is None:
-                raise UserError(f"DALI cannot go on: {_first_lines(error)}; the batch began with "
-                                f"{self._name_next()}") from error  # fmt: skip
+                raise UserError(
+                    f"DALI cannot go on: {_first_lines(error)}; the batch began with {self._name_next()}"
+                ) from error
             raise
         job, _ = self._in_flight.popleft()
         # NHWC seen as NCHW is torch's channels-last, without a copy.

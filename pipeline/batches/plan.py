@@ -118,9 +118,15 @@ def stain_matrices(n: int, augment: AugmentSettings, rng: np.random.Generator) -
 
 
 def draw_plan(
-    n: int, *, seed: int, epoch: int, augment: AugmentSettings, norm: Normalisation | None, size: tuple[int, int],
+    n: int,
+    *,
+    seed: int,
+    epoch: int,
+    augment: AugmentSettings,
+    norm: Normalisation | None,
+    size: tuple[int, int],
     shuffle: bool,
-) -> EpochPlan:  # fmt: skip
+) -> EpochPlan:
     """Draw the epoch's plan for n samples of ``size`` (height, width).
 
     Without ``shuffle`` the order is 0 .. n - 1; without ``norm`` nothing is normalised, and no colour changes.

@@ -43,10 +43,16 @@ class TritonEngine:
     """
 
     def __init__(
-        self, form: BatchForm, device: torch.device, rows: np.ndarray, labels: np.ndarray, fields: Sequence[str],
-        normalisation: Normalisation | None, patches_u8: torch.Tensor | None,
+        self,
+        form: BatchForm,
+        device: torch.device,
+        rows: np.ndarray,
+        labels: np.ndarray,
+        fields: Sequence[str],
+        normalisation: Normalisation | None,
+        patches_u8: torch.Tensor | None,
         next_patches: Callable[[Any], torch.Tensor | None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._form, self._device, self._fields = form, device, fields
         self._patches_u8, self._next_patches = patches_u8, next_patches
         self._rows, self._labels = self._to_device(rows), self._to_device(labels)
@@ -77,9 +83,7 @@ class TritonEngine:
         if gather:
             patches_u8 = self._patches_u8
         assert patches_u8 is not None and self._parameters is not None, "an epoch has begun"
-        x = torch.empty(
-            (len(samples), form.height, form.width, form.channels), dtype=self._dtype, device=self._device
-        )  # fmt: skip
+        x = torch.empty((len(samples), form.height, form.width, form.channels), dtype=self._dtype, device=self._device)
         y = torch.empty(len(samples), dtype=torch.float32, device=self._device)
         augment_into(x, y, patches_u8, samples, self._parameters, gather=gather)
         return x, y

@@ -43,9 +43,8 @@ class Parameters:
 
 @triton.jit
 def _load_rgb(
-    patch, y, x, flip_x, flip_y, transpose, inside,
-    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, VIEW: tl.constexpr,
-):  # fmt: skip
+    patch, y, x, flip_x, flip_y, transpose, inside, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, VIEW: tl.constexpr
+):
     """The pixels at (y, x) of a patch as its view shows it: three float32 of 0 to 255."""
     if VIEW:
         from_y, from_x = tl.where(transpose != 0, x, y), tl.where(transpose != 0, y, x)
@@ -81,10 +80,29 @@ def _undensify(density):
 
 @triton.jit
 def _augment(  # noqa: PLR0915  (one kernel: a launch is what costs)
-    patches, samples, rows, labels, view, affine, stain, density, colour, scale, x_out, y_out,
-    HEIGHT: tl.constexpr, WIDTH: tl.constexpr, CHANNELS: tl.constexpr, GATHER: tl.constexpr, VIEW: tl.constexpr,
-    AFFINE: tl.constexpr, STAIN: tl.constexpr, COLOUR: tl.constexpr, SCALE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    patches,
+    samples,
+    rows,
+    labels,
+    view,
+    affine,
+    stain,
+    density,
+    colour,
+    scale,
+    x_out,
+    y_out,
+    HEIGHT: tl.constexpr,
+    WIDTH: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    GATHER: tl.constexpr,
+    VIEW: tl.constexpr,
+    AFFINE: tl.constexpr,
+    STAIN: tl.constexpr,
+    COLOUR: tl.constexpr,
+    SCALE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     place = tl.program_id(0)
     sample = tl.load(samples + place)
     row = tl.load(rows + sample)
@@ -144,9 +162,14 @@ def _augment(  # noqa: PLR0915  (one kernel: a launch is what costs)
 
 
 def augment_into(
-    x: torch.Tensor, y: torch.Tensor, patches_u8: torch.Tensor, samples: torch.Tensor, parameters: Parameters, *,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    patches_u8: torch.Tensor,
+    samples: torch.Tensor,
+    parameters: Parameters,
+    *,
     gather: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Write a batch, on torch's current stream; nothing waits.
 
     Args:
@@ -161,8 +184,26 @@ def augment_into(
     count, height, width, channels = x.shape
     p = parameters
     _augment[(count, -(-height * width // _BLOCK))](
-        patches_u8, samples, p.rows, p.labels, p.view, p.affine, p.stain, p.density, p.colour, p.scale, x, y,
-        HEIGHT=height, WIDTH=width, CHANNELS=channels, GATHER=gather, VIEW=p.view is not None,
-        AFFINE=p.affine is not None, STAIN=p.stain is not None, COLOUR=p.colour is not None,
-        SCALE=p.scale is not None, BLOCK=_BLOCK,
-    )  # fmt: skip
+        patches_u8,
+        samples,
+        p.rows,
+        p.labels,
+        p.view,
+        p.affine,
+        p.stain,
+        p.density,
+        p.colour,
+        p.scale,
+        x,
+        y,
+        HEIGHT=height,
+        WIDTH=width,
+        CHANNELS=channels,
+        GATHER=gather,
+        VIEW=p.view is not None,
+        AFFINE=p.affine is not None,
+        STAIN=p.stain is not None,
+        COLOUR=p.colour is not None,
+        SCALE=p.scale is not None,
+        BLOCK=_BLOCK,
+    )

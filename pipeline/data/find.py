@@ -94,11 +94,21 @@ def _file(path: Path) -> Path:
 
 
 _KINDS = {
-    b"\x1f\x8b": "a gzip file", b"7z\xbc\xaf\x27\x1c": "a 7z archive", b"Rar!": "a RAR archive",
-    b"BZh": "a bzip2 file", b"\xfd7zXZ": "an xz file", b"\x28\xb5\x2f\xfd": "a Zstandard file",
-    b"II*\0": "a TIFF image", b"MM\0*": "a TIFF image", b"\x89PNG": "a PNG image", b"\xff\xd8": "a JPEG image",
-    b"\x89HDF": "an HDF5 file", b"%PDF": "a PDF file", b"<!DOC": "a web page", b"<html": "a web page",
-}  # fmt: skip
+    b"\x1f\x8b": "a gzip file",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"BZh": "a bzip2 file",
+    b"\xfd7zXZ": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a Zstandard file",
+    b"II*\0": "a TIFF image",
+    b"MM\0*": "a TIFF image",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8": "a JPEG image",
+    b"\x89HDF": "an HDF5 file",
+    b"%PDF": "a PDF file",
+    b"<!DOC": "a web page",
+    b"<html": "a web page",
+}
 _ARCHIVES = {"a gzip file", "a 7z archive", "a RAR archive", "a bzip2 file", "an xz file", "a Zstandard file"}
 
 
@@ -186,5 +196,6 @@ def _found_instead(root: Path, names: set[str]) -> str:
     shown = sorted(name for name in names if not name.startswith("."))
     return f"{expected}, found " + (
         ", ".join(shown[:_SHOWN]) + (f" and {len(shown) - _SHOWN:,} more" if len(shown) > _SHOWN else "")
-        if shown else "an empty folder"
-    )  # fmt: skip
+        if shown
+        else "an empty folder"
+    )

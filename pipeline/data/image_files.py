@@ -104,9 +104,10 @@ class Images:
         if self._archive is not None:
             below = [name.removeprefix(self._prefix) for name in self._archive.members if name.startswith(self._prefix)]
             return [
-                name for name in below
+                name
+                for name in below
                 if 0 < name.count("/") < _DEPTH and not any(map(self._passed_by, name.split("/")[:-1]))
-            ]  # fmt: skip
+            ]
         names = []
         for folder, folders, files in os.walk(self.place):
             inner = os.path.relpath(folder, self.place)
@@ -215,9 +216,10 @@ class ZipFiles:
 
     def _find_prefix(self) -> str:
         tables = [
-            PurePosixPath(name) for name in self._archive.members
+            PurePosixPath(name)
+            for name in self._archive.members
             if name.endswith((LABELS_FILE, SAMPLE_FILE)) and not name.startswith("__MACOSX")
-        ]  # fmt: skip
+        ]
         folders = sorted({path.parent for path in tables if path.name in _TABLES}, key=lambda p: (len(p.parts), p))
         nearest = [folder for folder in folders if len(folder.parts) == len(folders[0].parts)]
         if len(nearest) > 1:
@@ -276,9 +278,10 @@ def _listed(folder: Path) -> list[str]:
     try:
         # A folder that is called as an image is told as one that cannot be used.
         return [
-            entry.name for entry in os.scandir(folder)
+            entry.name
+            for entry in os.scandir(folder)
             if entry.name.lower().endswith(SUFFIXES) or not entry.is_dir(follow_symlinks=False)
-        ]  # fmt: skip
+        ]
     except OSError as error:
         raise unreadable(str(folder), error) from error
 

@@ -195,9 +195,15 @@ def _absent(split: str, listed: Table, images: Images, missing: Sequence[int]) -
         text += convert_hint(images.place, split, others)
     if len(missing) == of:
         known = images.all()
-        return text if others else text + (
-            f"; {images.place} holds {len(known):,} .tif files of other names, such as {next(iter(known.values()))}"
-            if known else f"; there is no .tif file in {images.place}"
-        )  # fmt: skip
+        return (
+            text
+            if others
+            else text
+            + (
+                f"; {images.place} holds {len(known):,} .tif files of other names, such as {next(iter(known.values()))}"
+                if known
+                else f"; there is no .tif file in {images.place}"
+            )
+        )
     partly = "a partial download or extraction?" if len(missing) > of / 100 else "is the download complete?"
     return f"{text}; {of - len(missing):,} are there: {partly}"

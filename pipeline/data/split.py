@@ -32,9 +32,14 @@ class Split:
 
 
 def make_split(
-    labels: np.ndarray, *, val_fraction: float | None, seed: int, groups: np.ndarray | None = None, folds: int = 0,
+    labels: np.ndarray,
+    *,
+    val_fraction: float | None,
+    seed: int,
+    groups: np.ndarray | None = None,
+    folds: int = 0,
     fold: int = 0,
-) -> Split:  # fmt: skip
+) -> Split:
     """Split the patches.
 
     Args:

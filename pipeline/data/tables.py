@@ -23,9 +23,12 @@ SHOWN = 5
 _SEPARATORS = ",;\t|"
 # The longest first: UTF-32's mark begins as UTF-16's does.
 _MARKS = {
-    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
-}  # fmt: skip
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
@@ -104,9 +107,13 @@ def read_table(
 
 
 def parse_table(
-    data: bytes, where: str, required: Sequence[str], optional: Collection[str] = (), *,
+    data: bytes,
+    where: str,
+    required: Sequence[str],
+    optional: Collection[str] = (),
+    *,
     error: type[UserError] = UserError,
-) -> Table:  # fmt: skip
+) -> Table:
     """As ``read_table``, of the content of a file that messages call ``where``."""
     wanted = ",".join(required)
     if len(data) > MAX_CSV_BYTES:

@@ -137,9 +137,14 @@ class PcamFolder:
 
 
 def open_pcam(
-    root: Path, *, splits: Collection[str], cache_dir: Path, threads: int = 0, progress: bool = True,
+    root: Path,
+    *,
+    splits: Collection[str],
+    cache_dir: Path,
+    threads: int = 0,
+    progress: bool = True,
     say: Callable[[str], None] = print,
-) -> Dataset:  # fmt: skip
+) -> Dataset:
     """Open a folder of PatchCamelyon's files; what was not packed before is packed.
 
     Args:
@@ -171,9 +176,13 @@ def open_pcam(
         say(f"{root}: {name} is missing: there is no {pcam_file(wanted[name][0], 'x')}")
     test = tables["test"]
     return Dataset(
-        root=root, train=tables["train"], test=test, sample_ids=None if test is None else test.ids.tolist(),
-        synthetic=folder.synthetic, lacking=lacking,
-    )  # fmt: skip
+        root=root,
+        train=tables["train"],
+        test=test,
+        sample_ids=None if test is None else test.ids.tolist(),
+        synthetic=folder.synthetic,
+        lacking=lacking,
+    )
 
 
 def verify_published(root: Path, *, say: Callable[[str], None] = print) -> None:
@@ -200,9 +209,14 @@ def verify_published(root: Path, *, say: Callable[[str], None] = print) -> None:
 
 
 def _table(
-    name: str, parts: list[PcamSplit], folder: PcamFolder, cache_dir: Path, threads: int, progress: bool,
+    name: str,
+    parts: list[PcamSplit],
+    folder: PcamFolder,
+    cache_dir: Path,
+    threads: int,
+    progress: bool,
     say: Callable[[str], None],
-) -> PatchTable:  # fmt: skip
+) -> PatchTable:
     labels = [read_labels(part.y) for part in parts]
     slides = _slides(parts, labels, say)
 
@@ -211,9 +225,14 @@ def _table(
             part.require_own(path, count, len(own))
 
     pack = pack_files(
-        [part.x for part in parts], name, cache_dir, beside=[part.y for part in parts], check=check, threads=threads,
+        [part.x for part in parts],
+        name,
+        cache_dir,
+        beside=[part.y for part in parts],
+        check=check,
+        threads=threads,
         progress=progress,
-    )  # fmt: skip
+    )
     starts = np.cumsum([0, *map(len, labels)])
     validation = np.repeat([part.split == "valid" for part in parts], [len(own) for own in labels])
     return PatchTable(

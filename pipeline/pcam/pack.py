@@ -29,9 +29,15 @@ _UNPACKED_SHARE = 2.5
 
 
 def pack_files(
-    paths: Sequence[Path], split: str, cache_dir: Path, *, beside: Sequence[Path],
-    check: Callable[[Sequence[Path], Sequence[int]], None], threads: int, progress: bool,
-) -> PackFile:  # fmt: skip
+    paths: Sequence[Path],
+    split: str,
+    cache_dir: Path,
+    *,
+    beside: Sequence[Path],
+    check: Callable[[Sequence[Path], Sequence[int]], None],
+    threads: int,
+    progress: bool,
+) -> PackFile:
     """The packed file of the patches in ``paths``, one file after the other; made if it does not stand yet.
 
     A .gz is unpacked into the cache first, and removed from there once its patches are packed.
@@ -124,9 +130,14 @@ def _require_same_size(arrays: Sequence["h5py.Dataset"], paths: Sequence[Path]) 
 
 
 def _pack(
-    arrays: Sequence["h5py.Dataset"], paths: Sequence[Path], split: str, out: Path, fingerprint: str, threads: int,
+    arrays: Sequence["h5py.Dataset"],
+    paths: Sequence[Path],
+    split: str,
+    out: Path,
+    fingerprint: str,
+    threads: int,
     progress: bool,
-) -> None:  # fmt: skip
+) -> None:
     with replacing(out) as file:
         writer = _Writer(file.fileno(), sum(map(len, arrays)), *arrays[0].shape[1:3])
         with (
@@ -173,8 +184,14 @@ class _Writer:
         """Write index and header."""
         index = encode_index(self._crc32, numbered(self._sha1), {})
         header = PackHeader(
-            split=split, count=self.count, height=self._height, width=self._width, fingerprint=fingerprint,
-            index_bytes=len(index), index_crc32=zlib.crc32(index), ids_verified=True,
-        )  # fmt: skip
+            split=split,
+            count=self.count,
+            height=self._height,
+            width=self._width,
+            fingerprint=fingerprint,
+            index_bytes=len(index),
+            index_crc32=zlib.crc32(index),
+            ids_verified=True,
+        )
         write_at(self._descriptor, index, header.index_offset)
         write_at(self._descriptor, encode_header(header), 0)

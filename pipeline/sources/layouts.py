@@ -109,9 +109,13 @@ def look_at(data: bytes, checker: LayoutChecker) -> tuple[Layout, np.ndarray | N
 
 
 def scan_layouts(
-    table: PatchTable, *, threads: int, progress: bool, cache_dir: str | Path | None = None,
+    table: PatchTable,
+    *,
+    threads: int,
+    progress: bool,
+    cache_dir: str | Path | None = None,
     say: Callable[[str], None] = print,
-) -> Layouts:  # fmt: skip
+) -> Layouts:
     """Check every file's header, and every compressed file in full.
 
     At 220,025 files of Kaggle's kind this opens each once and reads 512 bytes of it. Compressed files, and those in a

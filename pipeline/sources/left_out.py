@@ -20,9 +20,14 @@ _FEW = 20
 
 
 def usable(
-    table: PatchTable, on_bad: OnBad, *, threads: int, cache_dir: str | Path, progress: bool = True,
+    table: PatchTable,
+    on_bad: OnBad,
+    *,
+    threads: int,
+    cache_dir: str | Path,
+    progress: bool = True,
     say: Callable[[str], None] = print,
-) -> PatchTable:  # fmt: skip
+) -> PatchTable:
     """The table once it is known which of its files can be used; it comes from ``open_dataset(skip_missing=True)``.
 
     With "skip", patches with bad files join those without a file in ``left_out``, and ``say`` is told which. With

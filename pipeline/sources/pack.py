@@ -45,7 +45,7 @@ def pack_path(cache_dir: str | Path, table: PatchTable, fingerprint: str) -> Pat
 
 def find_pack(
     path: Path, table: PatchTable, fingerprint: str, *, threads: int, progress: bool = True
-) -> PackFile | None:  # fmt: skip
+) -> PackFile | None:
     """The packed file if it stands and belongs to the table; None if there is none.
 
     Raises:
@@ -62,7 +62,7 @@ def find_pack(
 
 def make_pack(
     table: PatchTable, path: Path, fingerprint: str, *, threads: int, verify_ids: bool = False, progress: bool = True
-) -> PackFile:  # fmt: skip
+) -> PackFile:
     """Pack a split into ``path``, or find that another process has done so meanwhile.
 
     Whole or not at all: pixels, index and header go to a temporary file beside it, which is synced and then
@@ -99,9 +99,7 @@ def _claim(table: PatchTable) -> int:
     return HEADER_BYTES + len(table) * len(table.store.read(0))
 
 
-def _pack(
-    table: PatchTable, path: Path, fingerprint: str, threads: int, verify_ids: bool, progress: bool
-) -> None:  # fmt: skip
+def _pack(table: PatchTable, path: Path, fingerprint: str, threads: int, verify_ids: bool, progress: bool) -> None:
     with replacing(path) as file:
         descriptor = file.fileno()
         try:
@@ -114,9 +112,15 @@ def _pack(
         crc32 = _run(packer, table, threads, progress)
         index = encode_index(crc32, table.ids.tolist(), table.left_out)
         header = PackHeader(
-            split=table.split, count=len(table), height=packer.height, width=packer.width, fingerprint=fingerprint,
-            index_bytes=len(index), index_crc32=zlib.crc32(index), ids_verified=verify_ids,
-        )  # fmt: skip
+            split=table.split,
+            count=len(table),
+            height=packer.height,
+            width=packer.width,
+            fingerprint=fingerprint,
+            index_bytes=len(index),
+            index_crc32=zlib.crc32(index),
+            ids_verified=verify_ids,
+        )
         write_at(descriptor, index, header.index_offset)
         write_at(descriptor, encode_header(header), 0)
 

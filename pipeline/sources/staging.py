@@ -97,7 +97,7 @@ class OnePassStrips:
 
 def stage(
     source: PixelSource, device: torch.device, *, threads: int = 1, piece: int = PIECE, progress: str = ""
-) -> ResidentSource:  # fmt: skip
+) -> ResidentSource:
     """Read a whole source into one tensor in device memory.
 
     Every thread reads pieces of ``piece`` patches. For a GPU it reads them into pinned memory of its own, from where

@@ -64,16 +64,20 @@ class BulkReader:
         # Machine code writes where these say.
         if not (
             len(rows) == len(position) == len(head_u8) == len(at) - 1
-            and (rows >= 0).all() and (rows < len(self._starts)).all()
-            and at[0] >= 0 and (np.diff(at) >= 0).all() and at[-1] <= body_u8.size
-            and head_u8.flags.c_contiguous and body_u8.flags.c_contiguous
-        ):  # fmt: skip
+            and (rows >= 0).all()
+            and (rows < len(self._starts)).all()
+            and at[0] >= 0
+            and (np.diff(at) >= 0).all()
+            and at[-1] <= body_u8.size
+            and head_u8.flags.c_contiguous
+            and body_u8.flags.c_contiguous
+        ):
             raise ValueError("rows, position, head_u8, body_u8 and at do not fit together")
         found = np.full((3, len(rows)), -1, np.int64)
         body_u8 = body_u8.reshape(-1)
         self._kernel(
             self._folder, self._names, self._starts, rows, position, head_u8, body_u8, at, MAX_FILE_BYTES, found
-        )  # fmt: skip
+        )
         return Found(*found)
 
     def read_heads(self, rows: np.ndarray, head_u8: np.ndarray) -> Found:

@@ -30,9 +30,11 @@ class _SigAction(ctypes.Structure):
     """glibc's struct sigaction."""
 
     _fields_ = (
-        ("handler", ctypes.c_void_p), ("mask", ctypes.c_ubyte * 128), ("flags", ctypes.c_int),
+        ("handler", ctypes.c_void_p),
+        ("mask", ctypes.c_ubyte * 128),
+        ("flags", ctypes.c_int),
         ("restorer", ctypes.c_void_p),
-    )  # fmt: skip
+    )
 
 
 class Guard:

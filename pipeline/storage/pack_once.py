@@ -21,7 +21,7 @@ SUFFIX = ".packed"
 
 def make_once(
     path: Path, *, find: Callable[[], PackFile | None], make: Callable[[], None], claim_bytes: Callable[[], int]
-) -> PackFile:  # fmt: skip
+) -> PackFile:
     """The packed file that ``find`` finds, else what ``make`` writes; a lock keeps other processes waiting meanwhile.
 
     Args:

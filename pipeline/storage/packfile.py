@@ -176,9 +176,7 @@ class PackFile:
         found = zip(rows, self.read(rows), strict=True)
         return [row for row, patch in found if zlib.crc32(patch) != self.crc32[row]]
 
-    def require_undamaged(
-        self, *, threads: int, rows: Sequence[int] | None = None, progress: bool = True
-    ) -> None:  # fmt: skip
+    def require_undamaged(self, *, threads: int, rows: Sequence[int] | None = None, progress: bool = True) -> None:
         """Hold the pixels of ``rows``, or all, against their CRC-32, which also brings them into the page cache.
 
         Raises:

@@ -41,23 +41,47 @@ class CellKind:
 
 
 LYMPHOCYTE = CellKind(
-    radius=(3.6, 0.14), radius_limits=(2.6, 6.0), elongation=(1.0, 1.35), irregular=0.05,
-    haematoxylin=(1.5, 2.5), clumps=0.32, rim=0.05,
-)  # fmt: skip
+    radius=(3.6, 0.14),
+    radius_limits=(2.6, 6.0),
+    elongation=(1.0, 1.35),
+    irregular=0.05,
+    haematoxylin=(1.5, 2.5),
+    clumps=0.32,
+    rim=0.05,
+)
 FIBROBLAST = CellKind(
-    radius=(3.3, 0.15), radius_limits=(2.5, 4.5), elongation=(2.5, 4.5), irregular=0.06,
-    haematoxylin=(1.1, 1.9), clumps=0.15, rim=0.05,
-)  # fmt: skip
+    radius=(3.3, 0.15),
+    radius_limits=(2.5, 4.5),
+    elongation=(2.5, 4.5),
+    irregular=0.06,
+    haematoxylin=(1.1, 1.9),
+    clumps=0.15,
+    rim=0.05,
+)
 HISTIOCYTE = CellKind(
-    radius=(5.1, 0.15), radius_limits=(3.5, 7.5), elongation=(1.1, 1.7), irregular=0.05,
-    haematoxylin=(0.75, 1.5), clumps=0.20, rim=0.30, nucleoli=1,
-    cytoplasm=(1.4, 1.9), cytoplasm_stain=(0.17, 0.42),
-)  # fmt: skip
+    radius=(5.1, 0.15),
+    radius_limits=(3.5, 7.5),
+    elongation=(1.1, 1.7),
+    irregular=0.05,
+    haematoxylin=(0.75, 1.5),
+    clumps=0.20,
+    rim=0.30,
+    nucleoli=1,
+    cytoplasm=(1.4, 1.9),
+    cytoplasm_stain=(0.17, 0.42),
+)
 TUMOUR = CellKind(
-    radius=(5.8, 0.22), radius_limits=(3.8, 9.5), elongation=(1.0, 1.6), irregular=0.12,
-    haematoxylin=(0.65, 1.45), clumps=0.36, rim=0.30, nucleoli=3,
-    cytoplasm=(1.25, 1.75), cytoplasm_stain=(0.18, 0.42),
-)  # fmt: skip
+    radius=(5.8, 0.22),
+    radius_limits=(3.8, 9.5),
+    elongation=(1.0, 1.6),
+    irregular=0.12,
+    haematoxylin=(0.65, 1.45),
+    clumps=0.36,
+    rim=0.30,
+    nucleoli=3,
+    cytoplasm=(1.25, 1.75),
+    cytoplasm_stain=(0.18, 0.42),
+)
 
 NUCLEAR_EOSIN = 0.35
 CLUMP_SIZE = 2.2  # px, of chromatin

@@ -43,9 +43,16 @@ class PcamSettings(SynthSettings):
 
 
 def write_pcam(
-    out: str | Path, *, train: int, valid: int, test: int, size: int = 96, seed: int = 0, progress: bool = True,
+    out: str | Path,
+    *,
+    train: int,
+    valid: int,
+    test: int,
+    size: int = 96,
+    seed: int = 0,
+    progress: bool = True,
     workers: int | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Write a synthetic data set to the folder ``out``: for each split x.h5, y.h5 and meta.csv, and SYNTHETIC.txt.
 
     As ``pipeline.synthetic.kaggle.write_dataset`` otherwise: ``out`` is whole or not there.

@@ -194,11 +194,7 @@ def _scatter(rng: np.random.Generator, size: int, spacing: float, reach: int) ->
 
 
 def _stamp_cells(
-    rng: np.random.Generator,
-    slide: Slide,
-    scene: Scene,
-    region: np.ndarray,
-    canvas: tuple[np.ndarray, np.ndarray],
+    rng: np.random.Generator, slide: Slide, scene: Scene, region: np.ndarray, canvas: tuple[np.ndarray, np.ndarray]
 ) -> None:
     """Paint a patch's cells onto ``canvas``: stains [2, C, C] and tumour mask [C, C], C = S + 2 MARGIN."""
     size, (stains, tumour) = len(region), canvas

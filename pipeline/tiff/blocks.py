@@ -18,9 +18,7 @@ _MOST_SCANS = 16  # 1 or 3, and 10 of the usual progressive ones
 _BITS = 8
 
 
-def check_jpeg(
-    stream: bytes, tables: bytes, *, width: int, height: int, least_height: int, channels: int
-) -> None:  # fmt: skip
+def check_jpeg(stream: bytes, tables: bytes, *, width: int, height: int, least_height: int, channels: int) -> None:
     """Raise StreamError unless the stream is a whole JPEG of ``channels`` of 8 bits.
 
     Args:

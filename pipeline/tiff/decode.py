@@ -37,9 +37,12 @@ class Decoder:
         if self._pipeline is None:
             keep_buffers()
             self._pipeline = _graph(
-                self._next_batch, batch_size=self._batch_size, num_threads=self._threads, device_id=None,
+                self._next_batch,
+                batch_size=self._batch_size,
+                num_threads=self._threads,
+                device_id=None,
                 prefetch_queue_depth=1,
-            )  # fmt: skip
+            )
             self._pipeline.build()
         self._files = list(files)
         (pixels,) = self._pipeline.run()

@@ -17,9 +17,15 @@ _LETTERS = {SHORT: "H", LONG: "I", LONG8: "Q"}
 TYPE_NBYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _BIG_TYPE_NBYTES = TYPE_NBYTES | {LONG8: 8, 17: 8, 18: 8}
 _IMPOSTORS = {
-    b"\x89PNG": "a PNG", b"\xff\xd8\xff": "a JPEG", b"GIF8": "a GIF", b"BM": "a BMP", b"PK\x03\x04": "a zip",
-    b"\x1f\x8b": "a gzip", b"%PDF": "a PDF", b"RIFF": "a RIFF (WebP?)",
-}  # fmt: skip
+    b"\x89PNG": "a PNG",
+    b"\xff\xd8\xff": "a JPEG",
+    b"GIF8": "a GIF",
+    b"BM": "a BMP",
+    b"PK\x03\x04": "a zip",
+    b"\x1f\x8b": "a gzip",
+    b"%PDF": "a PDF",
+    b"RIFF": "a RIFF (WebP?)",
+}
 _NO_IMAGES = ("a zip", "a gzip", "a PDF")
 
 

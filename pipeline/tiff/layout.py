@@ -99,14 +99,32 @@ class Structure:
 NONE, LZW, DEFLATE, DEFLATE_OLD, PACKBITS = 1, 5, 8, 32946, 32773
 COMPRESSIONS = {NONE: "no", LZW: "LZW", DEFLATE: "Deflate", DEFLATE_OLD: "Deflate", PACKBITS: "PackBits"}
 REFUSED_COMPRESSIONS = {
-    2: "CCITT", 3: "CCITT", 4: "CCITT", 6: "JPEG", 7: "JPEG", 33003: "JPEG 2000", 33005: "JPEG 2000",
-    34712: "JPEG 2000", 34887: "LERC", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL",
-}  # fmt: skip
+    2: "CCITT",
+    3: "CCITT",
+    4: "CCITT",
+    6: "JPEG",
+    7: "JPEG",
+    33003: "JPEG 2000",
+    33005: "JPEG 2000",
+    34712: "JPEG 2000",
+    34887: "LERC",
+    34925: "LZMA",
+    50000: "Zstandard",
+    50001: "WebP",
+    50002: "JPEG XL",
+}
 _RGB = 2
 PHOTOMETRICS = {
-    0: "grayscale", 1: "grayscale", 3: "palette", 4: "a mask", 5: "CMYK", 6: "YCbCr", 8: "CIE Lab",
-    9: "ICC Lab", 10: "ITU Lab",
-}  # fmt: skip
+    0: "grayscale",
+    1: "grayscale",
+    3: "palette",
+    4: "a mask",
+    5: "CMYK",
+    6: "YCbCr",
+    8: "CIE Lab",
+    9: "ICC Lab",
+    10: "ITU Lab",
+}
 _SAMPLE_FORMATS = {2: "signed integers", 3: "floating point"}
 _PREDICTOR_NONE, _PREDICTOR_HORIZONTAL = 1, 2
 _NO_LIMIT = 0xFFFFFFFF  # RowsPerStrip's default: the whole image

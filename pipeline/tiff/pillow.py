@@ -56,9 +56,12 @@ _PREDICTED = (LZW, DEFLATE, DEFLATE_OLD, LZMA, ZSTANDARD)
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
 # Of each photometric: its channels, and how many bits each may have.
 _CHANNELS = {
-    _WHITE_IS_ZERO: (1, (1, 2, 4, 8)), _BLACK_IS_ZERO: (1, (1, 2, 4, 8)), _RGB: (3, (8,)), _PALETTE: (1, (1, 2, 4, 8)),
+    _WHITE_IS_ZERO: (1, (1, 2, 4, 8)),
+    _BLACK_IS_ZERO: (1, (1, 2, 4, 8)),
+    _RGB: (3, (8,)),
+    _PALETTE: (1, (1, 2, 4, 8)),
     _YCBCR: (3, (8,)),
-}  # fmt: skip
+}
 _SIDEWAYS = (5, 6, 7, 8)  # orientations under which height and width change places
 _RATIONAL, _UNDEFINED = 5, 7
 # Tags without which JPEG and YCbCr decode to other colours: TIFF types, numbers of values at most.
@@ -143,9 +146,14 @@ def _read_kind(header: Header) -> _Kind:
         if tag not in _READ_HERE and (found := header.number(tag, expected)) not in _PAGE_TAGS.get(tag, (expected,)):
             raise KindError(complaint.format(found))
     return _Kind(
-        photometric, bits, samples, extra, _is_separate(header, photometric, samples), _read_orientation(header),
+        photometric,
+        bits,
+        samples,
+        extra,
+        _is_separate(header, photometric, samples),
+        _read_orientation(header),
         header.number(Tag.PREDICTOR, 1),
-    )  # fmt: skip
+    )
 
 
 def _read_bits(header: Header, samples: int) -> int:
@@ -230,9 +238,13 @@ def _check_data(header: Header, kind: _Kind, structure: Structure, data: bytes) 
             try:
                 stream = data[chunk.offset : chunk.offset + chunk.nbytes]
                 check_jpeg(
-                    stream, tables, width=structure.tile_width or structure.width, height=rows,
-                    least_height=chunk.decoded_nbytes // structure.chunk_row_nbytes, channels=channels,
-                )  # fmt: skip
+                    stream,
+                    tables,
+                    width=structure.tile_width or structure.width,
+                    height=rows,
+                    least_height=chunk.decoded_nbytes // structure.chunk_row_nbytes,
+                    channels=channels,
+                )
             except StreamError as error:
                 raise TiffError(f"{what}: {error}") from None
     elif structure.compression in _COUNTERS:

@@ -88,10 +88,7 @@ def test_where_timm_is_not_installed_the_command_is_said(tmp_path: Path, monkeyp
     network = create_model(SMALL[0], dropout=0.0)
     (tmp_path / "w").write_bytes(weights_file(network, weights_info(SMALL[0], 0.0, 32)))
     monkeypatch.setattr("models.timm_zoo.find_spec", lambda name: None)
-    for use in (
-        lambda: check_model(SMALL[0]),
-        lambda: create_model(SMALL[0], dropout=0.0),
-    ):
+    for use in (lambda: check_model(SMALL[0]), lambda: create_model(SMALL[0], dropout=0.0)):
         with pytest.raises(ValueError, match=r"timm:test_resnet needs the package timm.*pip install timm"):
             use()
     with pytest.raises(WeightsError, match=r"/w: .*pip install timm"):

@@ -48,12 +48,7 @@ def valid_files() -> list[bytes]:
         for height, width in ((24, 20), (50, 50)):
             patch = make_patch(height, width, seed=number)
             common = {"order": order, "compression": compression}
-            tags = {
-                274: (SHORT, [1]),
-                339: (SHORT, [1] * 3),
-                270: (ASCII, b"text\0"),
-                65000: (ASCII, b"more text\0"),
-            }
+            tags = {274: (SHORT, [1]), 339: (SHORT, [1] * 3), 270: (ASCII, b"text\0"), 65000: (ASCII, b"more text\0")}
             files += [
                 make_tiff(patch, **common),
                 make_tiff(patch, **common, tags=tags),
@@ -236,12 +231,7 @@ def test_mutated_tiffs():
     summary = ", ".join(f"{n} {what}" for what, n in counts.items())
     print(f"\nfuzzed TIFFs in {time.monotonic() - started:.0f} s: {summary}")
     assert counts["cases"] >= N_CASES
-    for outcome in (
-        "refused by the header",
-        "refused by the streams",
-        "accepted as strip",
-        "decoded by DALI",
-    ):
+    for outcome in ("refused by the header", "refused by the streams", "accepted as strip", "decoded by DALI"):
         assert counts[outcome] > N_CASES / 100, outcome  # the mutations must reach every branch
 
 

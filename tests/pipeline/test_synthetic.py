@@ -20,14 +20,7 @@ from models.create import create_model
 from pipeline.dataset import open_dataset
 from pipeline.synthetic import kaggle as synthetic
 from pipeline.synthetic import tissue
-from pipeline.synthetic.kaggle import (
-    SynthSettings,
-    draw_part,
-    label_patches,
-    plan_parts,
-    tiff_header,
-    write_dataset,
-)
+from pipeline.synthetic.kaggle import SynthSettings, draw_part, label_patches, plan_parts, tiff_header, write_dataset
 from pipeline.tiff.layout import StripLayout, read_layout
 from system.errors import UserError
 

@@ -11,18 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiff_cases import CASES
-from tiff_maker import (
-    ASCII,
-    DEFLATE,
-    LONG,
-    LZW,
-    PACKBITS,
-    SHORT,
-    lzw_encode,
-    make_patch,
-    make_tiff,
-    packbits_encode,
-)
+from tiff_maker import ASCII, DEFLATE, LONG, LZW, PACKBITS, SHORT, lzw_encode, make_patch, make_tiff, packbits_encode
 
 from pipeline.tiff import layout as tiff_layout
 from pipeline.tiff.codecs import StreamError, check_streams, count_deflate, count_lzw, count_packbits

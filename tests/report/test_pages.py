@@ -69,14 +69,7 @@ def _open(page: Path, tmp_path: Path, width: int, *options: str) -> tuple[str, s
 
 
 @pytest.mark.parametrize(
-    ("kind", "pictures"),
-    [
-        ("explore", 30),
-        ("run", 40),
-        ("mistakes", 20),
-        ("comparison", 5),
-        ("submission", 10),
-    ],
+    ("kind", "pictures"), [("explore", 30), ("run", 40), ("mistakes", 20), ("comparison", 5), ("submission", 10)]
 )
 def test_page_in_chromium(pages: dict[str, Path], kind: str, pictures: int, tmp_path: Path) -> None:
     text = pages[kind].read_text()

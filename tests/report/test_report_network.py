@@ -10,14 +10,7 @@ from torch import nn
 
 from models.create import create_model
 from pipeline.settings import KAGGLE_NORMALISATION, Normalisation
-from report.network import (
-    Network,
-    centre_energy,
-    grad_cam,
-    load_network,
-    masked_logits,
-    view_logits,
-)
+from report.network import Network, centre_energy, grad_cam, load_network, masked_logits, view_logits
 from report.page import centre_of
 from system.errors import UserError
 from training.networks import load_networks

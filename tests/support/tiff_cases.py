@@ -70,18 +70,10 @@ def good_cases() -> list[Case]:
         good("Pillow's Deflate", pillow_tiff("RGB", PATCH, compression="tiff_adobe_deflate")),
         good("Pillow's PackBits", pillow_tiff("RGB", PATCH, compression="packbits")),
     ]
-    for name, compression in (
-        ("LZW", LZW),
-        ("Deflate", DEFLATE),
-        ("old Deflate", DEFLATE_OLD),
-        ("PackBits", PACKBITS),
-    ):
+    for name, compression in (("LZW", LZW), ("Deflate", DEFLATE), ("old Deflate", DEFLATE_OLD), ("PackBits", PACKBITS)):
         cases += [
             good(name, make_tiff(PATCH, compression=compression)),
-            good(
-                f"{name} big-endian strips",
-                make_tiff(PATCH, compression=compression, order=">", rows_per_strip=7),
-            ),
+            good(f"{name} big-endian strips", make_tiff(PATCH, compression=compression, order=">", rows_per_strip=7)),
             good(f"{name} tiles", make_tiff(NARROW, compression=compression, tile=(16, 32)), NARROW),
         ]
         if compression != PACKBITS:

@@ -63,11 +63,7 @@ def broken_headers() -> list[Case]:
     return [
         *(bad(name, data, "empty" if not data else "") for name, data in at_boundaries(plain).items()),
         bad("duplicated ImageWidth", make_tiff(PATCH, entries=duplicate(256)), "ImageWidth twice"),
-        bad(
-            "duplicated private tag",
-            tagged({65000: (LONG, [1])}, entries=duplicate(65000)),
-            "tag 65000 twice",
-        ),
+        bad("duplicated private tag", tagged({65000: (LONG, [1])}, entries=duplicate(65000)), "tag 65000 twice"),
         bad("unknown value type", tagged({}, entries=lambda e: [*e, (65000, 99, 1, b"abcd")]), "type 99"),
         bad("empty tag", tagged({}, entries=lambda e: [*e, (65000, ASCII, 0, b"")]), "0 values"),
         bad(
@@ -93,41 +89,25 @@ def broken_headers() -> list[Case]:
             "claims an image",
         ),
         bad(
-            "gigabytes within each side's limit",
-            tagged({256: (LONG, [8192]), 257: (LONG, [8192])}),
-            "claims an image",
+            "gigabytes within each side's limit", tagged({256: (LONG, [8192]), 257: (LONG, [8192])}), "claims an image"
         ),
-        bad(
-            "gigabytes of tiles",
-            tagged({322: (LONG, [65536]), 323: (LONG, [65536])}, tile=(32, 32)),
-            "claims tiles",
-        ),
+        bad("gigabytes of tiles", tagged({322: (LONG, [65536]), 323: (LONG, [65536])}, tile=(32, 32)), "claims tiles"),
         bad("a strip for each byte", tagged({278: (LONG, [1])}), "StripOffsets has"),
         bad("strips of 0 rows", tagged({278: (LONG, [0])}), "0 rows"),
         bad("strips of 2**31 rows", tagged({278: (LONG, [2**31])}), "2147483648 rows"),
-        bad(
-            "tiles of 40 x 40",
-            tagged({322: (LONG, [40]), 323: (LONG, [40])}, tile=(48, 48)),
-            "multiples of 16",
-        ),
+        bad("tiles of 40 x 40", tagged({322: (LONG, [40]), 323: (LONG, [40])}, tile=(48, 48)), "multiples of 16"),
         bad("strips and tiles", tagged({273: (LONG, strip_at)}, tile=(32, 32)), "both strips and tiles"),
         bad("width one too large", tagged({256: (LONG, [97])}), "27648 bytes for 27936"),
         bad("width one too small", tagged({256: (LONG, [95])}), "27648 bytes for 27360"),
         bad("strip of 0 bytes", tagged({279: (LONG, [0])}), "0 bytes"),
         bad("strip out of the file", make_tiff(PATCH, place=lambda offsets: [2**31]), "truncated or damaged"),
         bad(
-            "strip one byte too late",
-            make_tiff(PATCH, place=lambda offsets: [offsets[0] + 1]),
-            "truncated or damaged",
+            "strip one byte too late", make_tiff(PATCH, place=lambda offsets: [offsets[0] + 1]), "truncated or damaged"
         ),
         bad("strip over the header", make_tiff(PATCH, place=lambda offsets: [0]), "overlap"),
         bad("strip over the tags", make_tiff(PATCH, place=lambda offsets: [100]), "overlap"),
         bad("strip over a tag's text", make_tiff(PATCH, place=lambda offsets: [offsets[0] - 1]), "overlap"),
-        bad(
-            "strips over each other",
-            make_tiff(PATCH, rows_per_strip=48, place=lambda o: [o[0], o[1] - 1]),
-            "overlap",
-        ),
+        bad("strips over each other", make_tiff(PATCH, rows_per_strip=48, place=lambda o: [o[0], o[1] - 1]), "overlap"),
         bad("one strip for all", make_tiff(PATCH, rows_per_strip=32, place=lambda o: [o[0]] * 3), "overlap"),
     ]
 
@@ -140,11 +120,7 @@ def broken_streams() -> list[Case]:
             make_tiff(black, compression=DEFLATE, encoder=lambda _: zlib.compress(bytes(1 << 26))),
             "more than",
         ),
-        bad(
-            "LZW bomb",
-            make_tiff(black, compression=LZW, encoder=lambda _: lzw_encode(bytes(1 << 18))),
-            "more than",
-        ),
+        bad("LZW bomb", make_tiff(black, compression=LZW, encoder=lambda _: lzw_encode(bytes(1 << 18))), "more than"),
         bad(
             "claims 4096 x 4096 of Deflate",
             tagged({256: (LONG, [4096]), 257: (LONG, [4096]), 278: (LONG, [4096])}, compression=DEFLATE),

@@ -19,12 +19,7 @@ from training_cases import (
 from models.saved import WeightsError, read_weights, weights_digest
 from system import files
 from system.errors import UserError
-from training.checkpoint import (
-    CheckpointError,
-    load_checkpoint,
-    save_checkpoint,
-    save_weights,
-)
+from training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, save_weights
 from training.interrupt import Stopped, StopRequest
 from training.metrics import read_metrics
 from training.monitor import TrainingDiverged
@@ -96,12 +91,7 @@ def test_run_writes_what_it_promises(tmp_path):
         f"patch{row}" for row in range(48, 64)
     ]
     assert trainer.train.delivered == [(epoch, batch) for epoch in range(3) for batch in range(8)]
-    assert {p.name for p in tmp_path.iterdir()} == {
-        "metrics.csv",
-        "validation.csv",
-        "best.safetensors",
-        "last.pt",
-    }
+    assert {p.name for p in tmp_path.iterdir()} == {"metrics.csv", "validation.csv", "best.safetensors", "last.pt"}
 
 
 @pytest.mark.parametrize("at", [3, 8, 9, 13])

@@ -22,13 +22,7 @@ def torchrun(*command: object) -> subprocess.CompletedProcess:
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     env = {**os.environ, **ONE_THREAD}
     return subprocess.run(
-        [*start, *map(str, command)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=env,
-        cwd=ROOT,
-        check=False,
+        [*start, *map(str, command)], capture_output=True, text=True, timeout=300, env=env, cwd=ROOT, check=False
     )
 
 

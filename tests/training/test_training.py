@@ -19,15 +19,7 @@ from training.contention import Contention
 from training.device import Precision
 from training.diagnose import diagnose
 from training.inputs import check_size
-from training.metrics import (
-    EpochMetrics,
-    log_loss,
-    read_metrics,
-    score,
-    score_probabilities,
-    sigmoid,
-    write_metrics,
-)
+from training.metrics import EpochMetrics, log_loss, read_metrics, score, score_probabilities, sigmoid, write_metrics
 from training.monitor import WINDOW_STEPS, LossMonitor, TrainingDiverged
 from training.muon import Muon, orthogonalise, orthogonalise_all
 from training.patches import check_split
