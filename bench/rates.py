@@ -254,7 +254,6 @@ class RunParts:
             RunFolder(folder),
             info=_no_weights,
             belongs_to={},
-            seed=0,
             epochs=_SCHEDULE_STEPS,
             checkpoint_every=0,
             world=ALONE,

@@ -161,10 +161,3 @@ def hide_axes(ax: Axes) -> None:
     ax.grid(False)
     for spine in ax.spines.values():
         spine.set_visible(False)
-
-
-@look()
-def say_in_panel(ax: Axes, text: str) -> None:
-    """Fill a panel with the reason why it shows nothing."""
-    hide_axes(ax)
-    ax.text(0.5, 0.5, text, ha="center", va="center", color=FAINT_INK, transform=ax.transAxes, wrap=True)

@@ -103,7 +103,6 @@ def build_trainer(
         folder,
         info=info,
         belongs_to={"config_hash": config_hash(config), "data_fingerprint": inputs.patches.fingerprint},
-        seed=config.run.seed,
         epochs=config.optim.epochs,
         checkpoint_every=config.run.checkpoint_every,
         world=world,

@@ -63,7 +63,6 @@ class Trainer:
         folder: where the files go; only process 0 writes.
         info: what best.safetensors says of the run, its epoch and AUC left to fill in.
         belongs_to: what last.pt must say for a resumed run to accept it.
-        seed: of the loader; kept in last.pt.
         epochs: how many.
         checkpoint_every: steps between checkpoints within an epoch; 0 for none.
         world: this process among the others.
@@ -80,14 +79,13 @@ class Trainer:
         *,
         info: Callable[[int, float], WeightsInfo],
         belongs_to: dict[str, str],
-        seed: int,
         epochs: int,
         checkpoint_every: int,
         world: World,
         stop: StopRequest,
     ) -> None:
         self.step, self.train, self.validation, self.patches, self.folder = (step, train, validation, patches, folder)
-        self.info, self.belongs_to, self.seed = info, belongs_to, seed
+        self.info, self.belongs_to = info, belongs_to
         self.epochs, self.checkpoint_every, self.world, self.stop = epochs, checkpoint_every, world, stop
         self.progress = Progress()
         # Called once, when the last of several epochs begins: by then the GPU's graphs are recorded, and memory taken.
@@ -114,8 +112,7 @@ class Trainer:
             own["cuda"] = torch.cuda.get_rng_state(self.step.device)
         each = self.world.gather(own)
         if self.world.is_main:
-            loader = {"seed": self.seed, "epoch": self.progress.epoch, "next_batch": self.progress.next_batch}
-            state = {**self.belongs_to, "progress": self.progress.to_plain(), "loader": loader}
+            state = {**self.belongs_to, "progress": self.progress.to_plain()}
             save_checkpoint(self.folder.last, {**state, "training": self.step.state_dict(), "processes": each})
         self.world.barrier()
 

@@ -100,7 +100,7 @@ class Loader:
         self.read_wait_s = 0.0
         """Of these, seconds in which the graph waited for the reading threads."""
         self._labels = np.zeros(len(source), np.float32) if labels is None else np.asarray(labels, np.float32)
-        self._seed, self._shuffle, self._drop_last = seed, shuffle, drop_last
+        self._shuffle, self._drop_last = shuffle, drop_last
         self._rank, self._world_size = rank, world_size
         self._epoch, self._next_batch = 0, 0
         on_gpu = device.type == "cuda"
@@ -176,16 +176,6 @@ class Loader:
             raise UserError(f"expected a first batch from 0 to {len(self)}, found {first_batch}")
         self._epoch, self._next_batch = epoch, first_batch
         self.wait_s = self.read_wait_s = 0.0
-
-    def state_dict(self) -> dict[str, int]:
-        """The next batch to deliver, for ``load_state_dict``: seed, epoch, next_batch."""
-        return {"seed": self._seed, "epoch": self._epoch, "next_batch": self._next_batch}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue where ``state_dict`` was taken. Raises UserError if that was with another seed."""
-        if state["seed"] != self._seed:
-            raise UserError(f"expected a state of seed {self._seed}, found seed {state['seed']}; use the same --seed")
-        self.set_epoch(state["epoch"], state["next_batch"])
 
     def __iter__(self) -> Iterator[Batch]:
         """Deliver the epoch said by ``set_epoch``. Kept batches stay valid. Raises UserError on unreadable files."""

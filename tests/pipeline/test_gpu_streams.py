@@ -114,7 +114,7 @@ def test_the_host_never_waits_in_the_steady_state(kind: str, precision: str, dat
     steady = SteadyState(loader, gpu)
     trainer = Trainer(
         step, steady, steady, Patches(table.ids, table.labels), RunFolder(tmp_path / "run"), info=no_weights,
-        belongs_to={}, seed=5, epochs=3, checkpoint_every=0, world=ALONE, stop=StopRequest(),
+        belongs_to={}, epochs=3, checkpoint_every=0, world=ALONE, stop=StopRequest(),
     )  # fmt: skip
     for epoch in range(3):
         trainer.progress.epoch, trainer.progress.next_batch = epoch, 0

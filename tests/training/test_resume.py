@@ -59,7 +59,7 @@ def test_killed_again_and_again_ends_with_the_same_weights(data, unbroken, tmp_p
     killed = start("step:11", [*smoke_args(data, out.path), "--checkpoint-every", "5"], tmp_path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     state = load_checkpoint(out.last, belongs_to={})
-    assert state["loader"] == {"seed": 0, "epoch": 0, "next_batch": 10}
+    assert (state["progress"]["epoch"], state["progress"]["next_batch"]) == (0, 10)
     # While the checkpoint at the end of the first epoch is written; the run then redoes the epoch's last two steps.
     killed = start("writing:1", resume, tmp_path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
@@ -70,7 +70,7 @@ def test_killed_again_and_again_ends_with_the_same_weights(data, unbroken, tmp_p
     killed = start("step:13", resume, tmp_path)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     state = load_checkpoint(out.last, belongs_to={})
-    assert state["loader"] == {"seed": 0, "epoch": 1, "next_batch": 0}
+    assert (state["progress"]["epoch"], state["progress"]["next_batch"]) == (1, 0)
     assert not [path for path in out.path.iterdir() if path.suffix == ".tmp"]
     train.train(resume)
     assert "resuming in epoch 2 after 0 of" in capsys.readouterr().out
@@ -120,7 +120,7 @@ def test_stop_during_validation_resumes_at_the_validation(data, unbroken, tmp_pa
     with pytest.raises(Stopped):
         train.train(smoke_args(data, out.path))
     monkeypatch.undo()
-    assert load_checkpoint(out.last, belongs_to={})["loader"]["next_batch"] == BATCHES
+    assert load_checkpoint(out.last, belongs_to={})["progress"]["next_batch"] == BATCHES
     train.train(["--resume", "--out-dir", str(out.path)])
     assert_same_run(out, unbroken)
 
