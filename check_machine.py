@@ -30,6 +30,8 @@ def complaints(needed_gb):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or not sys.argv[1].isdigit():
+        sys.exit("%s\nusage: python check_machine.py GB_OF_DISK_THAT_ARE_NEEDED" % __doc__)
     missing = complaints(float(sys.argv[1]))
     for line in missing:
         print("error: " + line, file=sys.stderr)

@@ -26,6 +26,8 @@ def step(*command: str) -> None:
 def main() -> None:
     """Run the three commands and say what came out."""
     streams.steady()
+    if len(sys.argv) > 1:
+        sys.exit(f"{__doc__}\nIt takes no options; it writes {DATA} and makes {RUN} anew.")
     began = time.monotonic()
     step("-m", "pipeline", "synth", "--out", str(DATA), "--train", str(TRAIN_PATCHES), "--test", str(TEST_PATCHES))
     for old in sorted(RUN.rglob("*"), reverse=True):  # the demo's own run, made anew each time

@@ -29,10 +29,7 @@ class Command:
 
     def options(self) -> Any:
         """The dataclass of its options alone, which imports nothing heavy."""
-        for module in map(import_module, ("bench.options", "bench.options")):
-            if (found := getattr(module, f"{self.settings}Options", None)) is not None:
-                return found
-        return self.load()
+        return getattr(import_module("bench.options"), f"{self.settings}Options", None) or self.load()
 
     def load(self) -> Any:
         """The class whose ``run()`` does the work; takes those options."""

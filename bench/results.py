@@ -149,6 +149,8 @@ def read_result(path: Path, command: str | None = None) -> Result:
         raise UserError(f"{path}: expected a result file of `python -m bench`, found other JSON")
     if content["schema"] != SCHEMA:
         raise UserError(f"{path}: expected a result file of schema {SCHEMA}, found {content['schema']!r}; measure anew")
+    if "rows" not in content and "parts" in content:
+        raise UserError(f"{path}: expected the result of one command, found a collection, such as gpu_check's")
     try:
         result = Result(path=path, **{name: value for name, value in content.items() if name != "schema"})
         if not all(isinstance(row["name"], str) for row in result.rows):

@@ -19,34 +19,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.data.image_files import IMAGES
 from pipeline.sources.layouts import look_at
 from pipeline.storage.stores import MAX_CSV_BYTES, MAX_FILE_BYTES, Archive
 from pipeline.tiff.header import Header, KindError, TiffError, read_ifd
 from pipeline.tiff.layout import MAX_PIXELS, MAX_SIDE, LayoutChecker, NeedsPillow
 from pipeline.tiff.writer import tiff_header
 from system import shown
-from system.advice import command
 from system.command import check_interrupt
 from system.errors import UserError, listed, reason
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
-IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2")
 _FORMATS = ["TIFF", "PNG", "JPEG", "BMP", "GIF", "WEBP", "JPEG2000"]
 _MAX_METADATA_NBYTES = 4 << 20  # Pillow makes objects of tags: more of them than any patch has are refused
 _WHITE_16, _WHITE_FLOAT = 65535.0, 1.0
 _PARTIAL = ".partial"
-
-
-def convert_command(place: Path) -> str:
-    """The command that converts the folder or .zip ``place``, as it can be pasted where the user is now."""
-    place = Path(os.path.abspath(place))
-    parent = place.parent if os.access(place.parent, os.W_OK) else Path.cwd()
-    stem = place.stem if place.is_file() else place.name
-    names = (f"{stem}-converted{f'-{number}' if number > 1 else ''}" for number in range(1, 1000))
-    out = next(parent / name for name in names if not os.path.lexists(parent / name))
-    return command("pipeline convert", "--data-dir", place, "--out", out)
 
 
 def convert(

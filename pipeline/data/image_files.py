@@ -10,11 +10,14 @@ from shlex import quote
 from typing import Protocol
 
 from pipeline.storage.stores import MAX_CSV_BYTES, SUFFIXES, Archive, FolderStore, Store, ZipStore, unreadable
+from system.advice import command
 from system.errors import UserError
 
 LABELS_FILE = "train_labels.csv"
 SAMPLE_FILE = "sample_submission.csv"
 SYNTHETIC_FILE = "SYNTHETIC.txt"
+# What `pipeline convert` reads.
+IMAGES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2")
 # What macOS puts beside what one has zipped or looked at.
 MACS_OWN = {"__MACOSX", ".DS_Store"}
 # train/train/ and train/0/ are common; whatever lies deeper is no patch.
@@ -127,14 +130,22 @@ def convert_hint(place: str, split: str, found: str) -> str:
         split: the name of a folder there that is not the data set's own.
         found: suffixes in words.
     """
-    from pipeline.convert import IMAGES, convert_command  # which reads by way of this module
-
     if not any(suffix in found.lower() for suffix in IMAGES if suffix not in SUFFIXES):
         return ""
     where = Path(place.partition(".zip: ")[0] + ".zip" if ".zip: " in place else place)
     while where.name.lower() == split and where.name:
         where = where.parent
     return f"; convert them: {convert_command(where)}"
+
+
+def convert_command(place: Path) -> str:
+    """The command that converts the folder or .zip ``place``, as it can be pasted where the user is now."""
+    place = Path(os.path.abspath(place))
+    parent = place.parent if os.access(place.parent, os.W_OK) else Path.cwd()
+    stem = place.stem if place.is_file() else place.name
+    names = (f"{stem}-converted{f'-{number}' if number > 1 else ''}" for number in range(1, 1000))
+    out = next(parent / name for name in names if not os.path.lexists(parent / name))
+    return command("pipeline convert", "--data-dir", place, "--out", out)
 
 
 def without_suffix(identifier: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.data.image_files import convert_command
 from pipeline.data.patches import PatchTable
 from pipeline.sources.decode_cache import DecodeCache, Layout
 from pipeline.storage.bulk_read import BulkReader, bulk_reader
@@ -158,8 +159,6 @@ def scan_layouts(
 
 
 def _convert_command(table: PatchTable) -> str:
-    from pipeline.convert import convert_command  # which reads by way of this module
-
     place = table.store.place
     while place.name.lower().removesuffix(".zip") == table.split and place.name:
         place = place.parent

@@ -1,6 +1,6 @@
 """A TIFF file's header and its table of tags (IFD), read strictly: in bounds, unique, sorted, one page.
 
-What the tags must say to be a patch is ``tiff.py``'s affair.
+What the tags must say to be a patch is ``layout.py``'s affair.
 """
 
 import struct

@@ -10,6 +10,7 @@ from training_cases import ROOT
 # Each may import from those before it, and from itself.
 PIPELINE = (
     "settings", "run_files", "tiff", "storage", "data", "pcam", "dataset", "sources", "batches", "open", "synthetic",
+    "convert",
 )  # fmt: skip
 HOUSE = ("system", "pipeline", "models", "training", "report", "bench")
 MAY_IMPORT = {
