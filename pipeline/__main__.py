@@ -23,7 +23,7 @@ class Pack:
 
     data_dir: Path
     """Kaggle's folder or .zip, or a folder of PatchCamelyon's HDF5 files; it is only read."""
-    out: Path = Path("cache")
+    out: Annotated[Path, tyro.conf.arg(aliases=["--cache-dir"])] = Path("cache")
     """Folder for the packed files: what train.py and predict.py take as --cache-dir."""
     workers: int = 0
     """Threads; 0 takes every core."""
