@@ -1,5 +1,6 @@
 """Say before anything is installed what this machine lacks. Runs on any Python 3, with nothing installed."""
 
+import argparse
 import importlib.util
 import platform
 import shutil
@@ -30,9 +31,9 @@ def complaints(needed_gb):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or not sys.argv[1].isdigit():
-        sys.exit("%s\nusage: python check_machine.py GB_OF_DISK_THAT_ARE_NEEDED" % __doc__)
-    missing = complaints(float(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("needed_gb", type=float, help="free disk space that is needed here, GB")
+    missing = complaints(parser.parse_args().needed_gb)
     for line in missing:
         print("error: " + line, file=sys.stderr)
     sys.exit(1 if missing else 0)

@@ -1,5 +1,6 @@
 """The whole way through once, on SYNTHETIC data: make data, train, predict. What `make demo` runs."""
 
+import argparse
 import subprocess
 import sys
 import time
@@ -26,8 +27,7 @@ def step(*command: str) -> None:
 def main() -> None:
     """Run the three commands and say what came out."""
     streams.steady()
-    if len(sys.argv) > 1:
-        sys.exit(f"{__doc__}\nIt takes no options; it writes {DATA} and makes {RUN} anew.")
+    argparse.ArgumentParser(description=f"{__doc__} It writes {DATA}, and makes {RUN} anew.").parse_args()
     began = time.monotonic()
     step("-m", "pipeline", "synth", "--out", str(DATA), "--train", str(TRAIN_PATCHES), "--test", str(TEST_PATCHES))
     for old in sorted(RUN.rglob("*"), reverse=True):  # the demo's own run, made anew each time

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from models.names import PATCHNETS, TIMM, ZOO_NAMES, check_model
+from models.check import check_model
+from models.names import PATCHNETS, TIMM, ZOO_NAMES
 from models.patchnet import PatchNet
 
 

@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from models.names import PretrainedUnavailable, check_model
+from models.check import check_model
+from models.names import PretrainedUnavailable
 from pipeline.settings import VAL_FRACTION, AugmentName, EngineName, GroupsMissing, OnBad, SourceName, source_now
 from system.errors import UserError
 

@@ -49,7 +49,6 @@ class Feeder:
         self._jobs: Iterator[Job] = iter(())
         self._reading: deque[tuple[Job, HostPatches | None, list[Future]]] = deque()
         self._device = device
-        self._pixels: Any = source  # where it gives no files: a PixelSource; where nothing is read, a ResidentSource
         self.stream: torch.cuda.Stream | None = None
         """The CUDA stream on which patches in GPU memory are ready; None where they stay on the host."""
         in_memory = source.patches_u8 is not None
@@ -91,7 +90,8 @@ class Feeder:
             return job, self._lend(slot, len(job.rows))
         with torch.cuda.stream(self.stream):
             if slot is None:
-                return job, self._pixels.take(job.rows)
+                assert isinstance(self._source, ResidentSource), "nothing else is in memory"
+                return job, self._source.take(job.rows)
             patches = torch.empty((len(job.rows), *slot.patches_u8.shape[1:]), dtype=torch.uint8, device=self._device)
             slot.copy_to(patches)
             self._idle.append(slot)  # whoever reads into it next waits for the copy
@@ -146,4 +146,5 @@ class Feeder:
 
     def _fill(self, slot: HostPatches, rows: np.ndarray, piece: slice) -> None:
         slot.wait()  # a reading thread waits, not the one that trains
-        self._pixels.read_into(rows, slot.patches_u8[piece][: len(rows)])
+        assert not self._source.encoded, "its pixels are read, not its files"
+        self._source.read_into(rows, slot.patches_u8[piece][: len(rows)])

@@ -15,8 +15,9 @@ from training_cases import one_thread, smoke_args, write_small_dataset  # noqa: 
 
 import predict as predicting
 import train
+from models.check import check_model
 from models.create import create_model, require_takes
-from models.names import PretrainedUnavailable, check_model
+from models.names import PretrainedUnavailable
 from models.saved import WeightsError, load_network, weights_file
 from pipeline.settings import KAGGLE_NORMALISATION
 from report.network import Network, grad_cam

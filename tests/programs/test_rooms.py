@@ -34,6 +34,13 @@ def imported(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def at_run_time(tree: ast.Module) -> Iterator[ast.AST]:
+    """All nodes but those under ``if TYPE_CHECKING``."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
+            yield from ast.walk(node)
+
+
 @pytest.mark.parametrize("package", HOUSE)
 def test_a_package_imports_only_what_lies_below_it(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
@@ -52,12 +59,12 @@ def test_a_room_of_pipeline_imports_only_from_those_below_it(room: str) -> None:
 
 @pytest.mark.parametrize("package", HOUSE)
 def test_modules_of_a_package_import_one_another_in_no_circle(package: str) -> None:
-    """At their tops: what is imported within a function is imported later."""
+    """At their tops and within functions; what only a type checker imports does not count."""
     modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in (ROOT / package).rglob("*.py")}
     needs = {
         name: {
             target
-            for node in ast.parse(path.read_text()).body
+            for node in at_run_time(ast.parse(path.read_text()))
             if isinstance(node, ast.ImportFrom) and node.module
             for target in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
             if target in modules and target != name
